@@ -1,0 +1,1 @@
+//! The use cases: copy, backup, restore, verify. Each plans first and acts second.

@@ -1,0 +1,11 @@
+//! Holdfast backs up, copies and restores content-addressed repositories.
+//!
+//! The modules in reading order; each uses only the ones before it (`docs/architecture.md`).
+
+pub mod model;
+
+pub mod repository;
+pub mod store;
+
+pub mod jobs;
+

@@ -1,0 +1,8 @@
+//! The values Holdfast speaks of, and pure functions over them: no input or output, no clock.
+
+pub mod archive;
+pub mod digest;
+pub mod key;
+pub mod layout;
+pub mod point;
+pub mod run;

@@ -1,0 +1,1 @@
+//! The repository on disk: its binary store and the source and sink of its documents.

@@ -1,0 +1,1 @@
+//! The integration tests: one binary, because linking the AWS SDK takes longer than running them.
