@@ -4,8 +4,8 @@
 
 pub mod model;
 
+pub mod ledger;
 pub mod repository;
 pub mod store;
 
 pub mod jobs;
-

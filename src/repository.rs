@@ -1,1 +1,4 @@
-//! The repository on disk: its binary store and the source and sink of its documents.
+//! The repository on disk: its binary store, and where its documents come from.
+
+pub mod binaries;
+pub mod walk;

@@ -131,6 +131,8 @@ pub struct Counts {
     pub damaged: u64,
     /// Of the failed, in restore and verify: those the destination does not have.
     pub missing: u64,
+    /// Binaries of the last restore point that are no longer in the repository (copy).
+    pub removed: u64,
     /// Binaries deleted by their owner while the run was under way; no loss.
     pub vanished: u64,
     /// Cached mime types and texts of binaries, which are left out.
@@ -139,8 +141,6 @@ pub struct Counts {
     pub orphaned_sidecars: u64,
     /// Files and directories in the store that are none of its own; they are left alone.
     pub foreign: u64,
-    /// Markers of unused binaries in the store's `trash/`.
-    pub trash_markers: u64,
     /// Documents written, fetched or checked.
     pub documents: u64,
     /// Documents that stood there more than once, word for word, and were kept once.

@@ -1,0 +1,447 @@
+//! What each destination holds, and what the last restore point of each repository there has in it.
+
+use anyhow::Context as _;
+use rusqlite::types::{ToSql, ToSqlOutput};
+use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
+
+use super::runs::to_json;
+use super::scratch::read_digest;
+use super::{Ledger, Scratch};
+use crate::model::digest::Digest;
+use crate::model::key::Key;
+use crate::model::point::PointManifest;
+use crate::model::run::RunId;
+
+/// How many rows of the index are read at once: a long reader would keep SQLite from tidying its log.
+const PAGE_ROWS: u32 = 8192;
+
+/// A destination in the ledger, known by its place: the same name for another place is another destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct DestinationId(i64);
+
+/// The restore points of one repository at one destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SeriesId(i64);
+
+impl ToSql for DestinationId {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        self.0.to_sql()
+    }
+}
+
+impl ToSql for SeriesId {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        self.0.to_sql()
+    }
+}
+
+/// What is known of a series.
+#[derive(Clone, Debug)]
+pub struct Series {
+    /// Which one.
+    pub id: SeriesId,
+    /// Its last restore point.
+    pub last: Option<PointManifest>,
+    /// The fingerprint of the documents in that.
+    pub documents: Option<String>,
+    /// Whether a copy began and did not end, so that objects may be there which the index does not know.
+    pub under_way: bool,
+}
+
+/// What a copy found out about a binary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It is at the destination, proved, and belongs to the next restore point.
+    Added {
+        /// The binary.
+        digest: Digest,
+        /// Its size in bytes.
+        bytes: u64,
+        /// Whether the index does not have it yet.
+        new_object: bool,
+    },
+    /// It is in the last restore point and no longer in the repository.
+    Removed(Digest),
+}
+
+/// How a listing differed from the index.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Repaired {
+    /// Objects that the index did not have.
+    pub found: u64,
+    /// Objects that the index had and that are not there, or not of that size.
+    pub gone: u64,
+    /// Objects that are there with another size than they were sent with.
+    pub resized: Vec<Digest>,
+}
+
+/// What a copy under way will change, in numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ChangeTotals {
+    /// Binaries added.
+    pub added: u64,
+    /// Their sizes, added up.
+    pub added_bytes: u64,
+    /// Binaries taken away.
+    pub removed: u64,
+    /// Their sizes, added up.
+    pub removed_bytes: u64,
+}
+
+/// An upload in parts that was begun and, as far as is known, not ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenUpload {
+    /// What it was to become.
+    pub key: Key,
+    /// Whose it was.
+    pub run: RunId,
+}
+
+impl Ledger {
+    /// The destination at this place, new ones included.
+    pub fn destination(&self, place: &str) -> anyhow::Result<DestinationId> {
+        let connection = self.connection();
+        let find = |connection: &Connection| {
+            connection.query_row("SELECT id FROM destinations WHERE place = ?", [place], |row| row.get(0)).optional()
+        };
+        if let Some(id) = find(&connection).context("read the destinations")? {
+            return Ok(DestinationId(id));
+        }
+        connection
+            .execute("INSERT INTO destinations (place) VALUES (?)", [place])
+            .with_context(|| format!("record destination {place}"))?;
+        Ok(DestinationId(connection.last_insert_rowid()))
+    }
+
+    /// The destination at this place, if it was ever used; for a ledger that is only read.
+    pub fn known_destination(&self, place: &str) -> anyhow::Result<Option<DestinationId>> {
+        self.connection()
+            .query_row("SELECT id FROM destinations WHERE place = ?", [place], |row| row.get(0).map(DestinationId))
+            .optional()
+            .context("read the destinations")
+    }
+
+    /// What the destination was found to do, as JSON.
+    pub fn capabilities(&self, destination: DestinationId) -> anyhow::Result<Option<String>> {
+        self.connection()
+            .query_row("SELECT capabilities FROM destinations WHERE id = ?", [destination], |row| row.get(0))
+            .context("read what the destination can do")
+    }
+
+    /// Records what the destination was found to do.
+    pub fn record_capabilities(&self, destination: DestinationId, capabilities: &str) -> anyhow::Result<()> {
+        self.connection()
+            .execute("UPDATE destinations SET capabilities = ? WHERE id = ?", params![capabilities, destination])
+            .context("record what the destination can do")?;
+        Ok(())
+    }
+
+    /// Whether the index of this destination began with a listing.
+    pub fn is_learned(&self, destination: DestinationId) -> anyhow::Result<bool> {
+        self.connection()
+            .query_row("SELECT learned FROM destinations WHERE id = ?", [destination], |row| row.get(0))
+            .context("read the destinations")
+    }
+
+    /// Makes the index of a destination what a listing found.
+    pub fn replace_objects(&self, destination: DestinationId, listing: &Scratch) -> anyhow::Result<Repaired> {
+        let mut connection = self.connection();
+        let transaction = connection.transaction()?;
+        let mut repaired = Repaired::default();
+        let mut after = Vec::new();
+        loop {
+            let page = objects_after(&transaction, destination, &after)?;
+            let Some(last) = page.last() else { break };
+            after = last.0.as_bytes().to_vec();
+            for (digest, bytes) in page {
+                let found = listing.get(&digest)?.and_then(|object| object.bytes);
+                if found.is_some_and(|found| found != bytes) {
+                    repaired.resized.push(digest);
+                }
+                if found.is_none_or(|found| found != bytes) {
+                    repaired.gone += 1;
+                    transaction
+                        .prepare_cached("DELETE FROM objects WHERE destination = ? AND digest = ?")?
+                        .execute(params![destination, digest.as_bytes()])?;
+                }
+            }
+        }
+        listing.each(|object| {
+            repaired.found += put_object(&transaction, destination, &object.digest, object.bytes.unwrap_or_default())?;
+            Ok(())
+        })?;
+        transaction.execute("UPDATE destinations SET learned = 1 WHERE id = ?", [destination])?;
+        transaction.commit().context("record a listing")?;
+        Ok(repaired)
+    }
+
+    /// The size of a binary at the destination, if the index has it.
+    pub fn object(&self, destination: DestinationId, digest: &Digest) -> anyhow::Result<Option<u64>> {
+        self.connection()
+            .prepare_cached("SELECT size FROM objects WHERE destination = ? AND digest = ?")?
+            .query_row(params![destination, digest.as_bytes()], |row| row.get(0))
+            .optional()
+            .context("read the index")
+    }
+
+    /// The series of a repository at a destination, new ones included.
+    pub fn series(&self, destination: DestinationId, repository: &str) -> anyhow::Result<Series> {
+        let connection = self.connection();
+        connection
+            .execute(
+                "INSERT OR IGNORE INTO series (destination, repository) VALUES (?, ?)",
+                params![destination, repository],
+            )
+            .context("record the series of restore points")?;
+        let (id, last, documents, under_way) = connection
+            .query_row(
+                "SELECT id, last, documents, under_way FROM series WHERE destination = ? AND repository = ?",
+                params![destination, repository],
+                |row| Ok((SeriesId(row.get(0)?), row.get::<_, Option<String>>(1)?, row.get(2)?, row.get(3)?)),
+            )
+            .context("read the series of restore points")?;
+        let last = last
+            .map(|text| serde_json::from_str(&text))
+            .transpose()
+            .context("read the last restore point from the ledger")?;
+        Ok(Series { id, last, documents, under_way })
+    }
+
+    /// A copy begins: what an earlier one left half done is forgotten.
+    pub fn begin_copy(&self, series: SeriesId) -> anyhow::Result<()> {
+        let mut connection = self.connection();
+        let transaction = connection.transaction()?;
+        transaction.execute("DELETE FROM changes WHERE series = ?", [series])?;
+        transaction.execute("UPDATE series SET under_way = 1 WHERE id = ?", [series])?;
+        transaction.commit().context("record that a copy begins")
+    }
+
+    /// The copy ended without a new restore point, having recorded everything it sent.
+    pub fn end_copy(&self, series: SeriesId) -> anyhow::Result<()> {
+        let mut connection = self.connection();
+        let transaction = connection.transaction()?;
+        transaction.execute("DELETE FROM changes WHERE series = ?", [series])?;
+        transaction.execute("UPDATE series SET under_way = 0 WHERE id = ?", [series])?;
+        transaction.commit().context("record that a copy ended")
+    }
+
+    /// Records what a copy found out, in one transaction.
+    pub fn record_changes(
+        &self,
+        destination: DestinationId,
+        series: SeriesId,
+        changes: &[Change],
+    ) -> anyhow::Result<()> {
+        let mut connection = self.connection();
+        let mut record = || -> anyhow::Result<()> {
+            let transaction = connection.transaction()?;
+            for change in changes {
+                let (digest, size) = match change {
+                    Change::Added { digest, bytes, new_object } => {
+                        if *new_object {
+                            put_object(&transaction, destination, digest, *bytes)?;
+                        }
+                        (digest, Some(*bytes))
+                    }
+                    Change::Removed(digest) => (digest, None),
+                };
+                transaction
+                    .prepare_cached("INSERT OR REPLACE INTO changes (series, digest, size) VALUES (?, ?, ?)")?
+                    .execute(params![series, digest.as_bytes(), size])?;
+            }
+            Ok(transaction.commit()?)
+        };
+        record().context("record what was copied (is the disk of the state directory full?)")
+    }
+
+    /// The changes that are recorded, in numbers.
+    pub fn count_changes(&self, series: SeriesId) -> anyhow::Result<ChangeTotals> {
+        self.connection()
+            .query_row(
+                "SELECT count(c.size), coalesce(sum(c.size), 0),
+                        count(*) - count(c.size), coalesce(sum(CASE WHEN c.size IS NULL THEN m.size END), 0)
+                 FROM changes c LEFT JOIN members m ON m.series = c.series AND m.digest = c.digest
+                 WHERE c.series = ?",
+                [series],
+                |row| {
+                    Ok(ChangeTotals {
+                        added: row.get(0)?,
+                        added_bytes: row.get(1)?,
+                        removed: row.get(2)?,
+                        removed_bytes: row.get(3)?,
+                    })
+                },
+            )
+            .context("count the changes")
+    }
+
+    /// The changes after this one, in order: the next few thousand, none at the end.
+    pub fn changes_after(
+        &self,
+        series: SeriesId,
+        after: Option<&Digest>,
+    ) -> anyhow::Result<Vec<(Digest, Option<u64>)>> {
+        self.page(
+            "SELECT digest, size FROM changes WHERE series = ? AND digest > ? ORDER BY digest LIMIT ?",
+            series,
+            after,
+        )
+    }
+
+    /// The binaries of the last restore point after this one, in order: the next few thousand, none at the end.
+    pub fn members_after(
+        &self,
+        series: SeriesId,
+        after: Option<&Digest>,
+    ) -> anyhow::Result<Vec<(Digest, Option<u64>)>> {
+        self.page(
+            "SELECT digest, size FROM members WHERE series = ? AND digest > ? ORDER BY digest LIMIT ?",
+            series,
+            after,
+        )
+    }
+
+    fn page(&self, sql: &str, series: SeriesId, after: Option<&Digest>) -> anyhow::Result<Vec<(Digest, Option<u64>)>> {
+        let after = after.map_or(&[][..], Digest::as_bytes);
+        self.connection()
+            .prepare_cached(sql)?
+            .query_map(params![series, after, PAGE_ROWS], |row| Ok((read_digest(row, 0)?, row.get(1)?)))?
+            .collect::<Result<_, _>>()
+            .context("read the index")
+    }
+
+    /// A new restore point is at the destination: the changes become part of it, and the copy has ended.
+    pub fn record_point(&self, series: SeriesId, point: &PointManifest, documents: Option<&str>) -> anyhow::Result<()> {
+        let mut connection = self.connection();
+        let mut record = || -> rusqlite::Result<()> {
+            let transaction = connection.transaction()?;
+            transaction.execute(
+                "DELETE FROM members WHERE series = ?1
+                 AND digest IN (SELECT digest FROM changes WHERE series = ?1 AND size IS NULL)",
+                [series],
+            )?;
+            transaction.execute(
+                "INSERT OR REPLACE INTO members (series, digest, size)
+                 SELECT series, digest, size FROM changes WHERE series = ? AND size IS NOT NULL",
+                [series],
+            )?;
+            transaction.execute("DELETE FROM changes WHERE series = ?", [series])?;
+            set_last(&transaction, series, point, documents)?;
+            transaction.commit()
+        };
+        record().context("record the restore point")
+    }
+
+    /// Takes a restore point that was found at the destination as the last of its series.
+    pub fn adopt_point(&self, series: SeriesId, point: &PointManifest, members: &Scratch) -> anyhow::Result<()> {
+        let mut connection = self.connection();
+        let transaction = connection.transaction()?;
+        transaction.execute("DELETE FROM members WHERE series = ?", [series])?;
+        members.each(|binary| {
+            transaction
+                .prepare_cached("INSERT INTO members (series, digest, size) VALUES (?, ?, ?)")?
+                .execute(params![series, binary.digest.as_bytes(), binary.bytes.unwrap_or_default()])?;
+            Ok(())
+        })?;
+        set_last(&transaction, series, point, None)?;
+        transaction.commit().context("record the restore point that was found")
+    }
+
+    /// The last restore point of the series is not to be built on: the next one lists everything anew.
+    pub fn forget_point(&self, series: SeriesId) -> anyhow::Result<()> {
+        let mut connection = self.connection();
+        let transaction = connection.transaction()?;
+        transaction.execute("DELETE FROM members WHERE series = ?", [series])?;
+        transaction.execute("UPDATE series SET last = NULL, documents = NULL WHERE id = ?", [series])?;
+        transaction.commit().context("forget the last restore point")
+    }
+
+    /// The known sidecars of a store after this one, in order: the next few thousand, none at the end.
+    pub fn sidecars_after(&self, store: &str, after: Option<&Digest>) -> anyhow::Result<Vec<Digest>> {
+        let after = after.map_or(&[][..], Digest::as_bytes);
+        self.connection()
+            .prepare_cached("SELECT digest FROM sidecars WHERE store = ? AND digest > ? ORDER BY digest LIMIT ?")?
+            .query_map(params![store, after, PAGE_ROWS], |row| read_digest(row, 0))?
+            .collect::<Result<_, _>>()
+            .context("read the index")
+    }
+
+    /// Records files of a store as sidecars.
+    pub fn record_sidecars(&self, store: &str, sidecars: &[Digest]) -> anyhow::Result<()> {
+        let mut connection = self.connection();
+        let transaction = connection.transaction()?;
+        for digest in sidecars {
+            transaction
+                .prepare_cached("INSERT OR IGNORE INTO sidecars (store, digest) VALUES (?, ?)")?
+                .execute(params![store, digest.as_bytes()])?;
+        }
+        transaction.commit().context("record sidecars")
+    }
+
+    /// Records that an upload in parts is about to begin, so that a crash leaves nothing that nobody knows of.
+    pub fn begin_upload(&self, destination: DestinationId, key: &Key, run: RunId) -> anyhow::Result<()> {
+        self.connection()
+            .prepare_cached("INSERT OR REPLACE INTO uploads (destination, key, run) VALUES (?, ?, ?)")?
+            .execute(params![destination, key.as_str(), run.get()])
+            .context("record an upload")?;
+        Ok(())
+    }
+
+    /// Records that an upload was completed or aborted.
+    pub fn end_upload(&self, destination: DestinationId, key: &Key) -> anyhow::Result<()> {
+        self.connection()
+            .prepare_cached("DELETE FROM uploads WHERE destination = ? AND key = ?")?
+            .execute(params![destination, key.as_str()])
+            .context("record the end of an upload")?;
+        Ok(())
+    }
+
+    /// Uploads that were begun by runs other than this one and did not end.
+    pub fn open_uploads(&self, destination: DestinationId, but: RunId) -> anyhow::Result<Vec<OpenUpload>> {
+        let connection = self.connection();
+        let mut statement = connection.prepare("SELECT key, run FROM uploads WHERE destination = ? AND run <> ?")?;
+        let rows = statement
+            .query_map(params![destination, but.get()], |row| Ok((row.get::<_, String>(0)?, RunId::new(row.get(1)?))))?
+            .collect::<Result<Vec<_>, _>>()
+            .context("read the open uploads")?;
+        Ok(rows.into_iter().filter_map(|(key, run)| Key::parse(&key).map(|key| OpenUpload { key, run })).collect())
+    }
+}
+
+fn set_last(
+    transaction: &Transaction<'_>,
+    series: SeriesId,
+    point: &PointManifest,
+    documents: Option<&str>,
+) -> rusqlite::Result<()> {
+    transaction.execute(
+        "UPDATE series SET last = ?, documents = ?, under_way = 0 WHERE id = ?",
+        params![to_json(point), documents, series],
+    )?;
+    Ok(())
+}
+
+fn put_object(
+    transaction: &Transaction<'_>,
+    destination: DestinationId,
+    digest: &Digest,
+    bytes: u64,
+) -> rusqlite::Result<u64> {
+    let rows = transaction
+        .prepare_cached("INSERT OR IGNORE INTO objects (destination, digest, size) VALUES (?, ?, ?)")?
+        .execute(params![destination, digest.as_bytes(), bytes])?;
+    Ok(rows as u64)
+}
+
+fn objects_after(
+    transaction: &Transaction<'_>,
+    destination: DestinationId,
+    after: &[u8],
+) -> rusqlite::Result<Vec<Digest>> {
+    transaction
+        .prepare_cached(
+            "SELECT digest, size FROM objects WHERE destination = ? AND digest > ? ORDER BY digest LIMIT ?",
+        )?
+        .query_map(params![destination, after, PAGE_ROWS], |row| Ok((read_digest(row, 0)?, row.get(1)?)))?
+        .collect()
+}

@@ -1,0 +1,140 @@
+//! The history of runs.
+
+use anyhow::Context as _;
+use jiff::Timestamp;
+use rusqlite::types::Type;
+use rusqlite::{OptionalExtension as _, Row, params};
+
+use super::Ledger;
+use crate::model::run::{Kind, Outcome, Problem, Progress, Run, RunId, Trigger};
+
+/// How many problems of a run are shown with it; all that were recorded stay in the table.
+const SHOWN_PROBLEMS: u32 = 100;
+
+impl Ledger {
+    /// Records that a run begins, and gives it its number.
+    pub fn begin_run(&self, job: &str, kind: Kind, trigger: Trigger, now: Timestamp) -> anyhow::Result<RunId> {
+        let connection = self.connection();
+        connection
+            .execute(
+                "INSERT INTO runs (job, kind, trigger, started, progress, counts) VALUES (?, ?, ?, ?, ?, '{}')",
+                params![job, kind.as_str(), trigger.as_str(), now.to_string(), to_json(&Progress::default())],
+            )
+            .with_context(|| format!("record the start of {job}"))?;
+        Ok(RunId::new(u64::try_from(connection.last_insert_rowid()).context("read a run's number")?))
+    }
+
+    /// Records how a run ended: everything but its number, job, kind, trigger and start is taken from `run`.
+    pub fn end_run(&self, run: &Run) -> anyhow::Result<()> {
+        let mut connection = self.connection();
+        let record = || -> rusqlite::Result<()> {
+            let transaction = connection.transaction()?;
+            transaction.execute(
+                "UPDATE runs SET outcome = ?, finished = ?, progress = ?, counts = ?, result = ?, quarantine = ?, error = ?
+                 WHERE id = ?",
+                params![
+                    run.outcome.map(Outcome::as_str),
+                    run.finished.map(|time| time.to_string()),
+                    to_json(&run.progress),
+                    to_json(&run.counts),
+                    run.result,
+                    run.quarantine,
+                    run.error,
+                    run.id.get(),
+                ],
+            )?;
+            let mut insert =
+                transaction.prepare("INSERT INTO problems (run, kind, subject, message) VALUES (?, ?, ?, ?)")?;
+            for problem in &run.problems {
+                insert.execute(params![run.id.get(), problem.kind, problem.subject, problem.message])?;
+            }
+            drop(insert);
+            transaction.commit()
+        };
+        let mut record = record;
+        record().with_context(|| format!("record the end of run {}", run.id))
+    }
+
+    /// Closes the runs that a process left open when it ended without ending them; gives how many.
+    pub fn interrupt_open_runs(&self, now: Timestamp) -> anyhow::Result<usize> {
+        self.connection()
+            .execute(
+                "UPDATE runs SET outcome = ?, finished = ?, error = 'the process ended before the run did'
+                 WHERE outcome IS NULL",
+                params![Outcome::Interrupted.as_str(), now.to_string()],
+            )
+            .context("close interrupted runs")
+    }
+
+    /// The latest runs, newest first: at most `limit`, of one job if one is named.
+    pub fn runs(&self, job: Option<&str>, limit: u32) -> anyhow::Result<Vec<Run>> {
+        let connection = self.connection();
+        let mut statement =
+            connection.prepare("SELECT * FROM runs WHERE ?1 IS NULL OR job = ?1 ORDER BY id DESC LIMIT ?2")?;
+        let mut runs = statement.query_map(params![job, limit], read_run)?.collect::<Result<Vec<_>, _>>()?;
+        drop(statement);
+        for run in &mut runs {
+            run.problems = problems(&connection, run.id)?;
+        }
+        Ok(runs)
+    }
+
+    /// One run.
+    pub fn run(&self, id: RunId) -> anyhow::Result<Option<Run>> {
+        let connection = self.connection();
+        let run = connection.query_row("SELECT * FROM runs WHERE id = ?", [id.get()], read_run).optional()?;
+        let Some(mut run) = run else { return Ok(None) };
+        run.problems = problems(&connection, id)?;
+        Ok(Some(run))
+    }
+}
+
+fn problems(connection: &rusqlite::Connection, run: RunId) -> rusqlite::Result<Vec<Problem>> {
+    connection
+        .prepare_cached("SELECT kind, subject, message FROM problems WHERE run = ? ORDER BY rowid LIMIT ?")?
+        .query_map(params![run.get(), SHOWN_PROBLEMS], |row| {
+            Ok(Problem { kind: row.get(0)?, subject: row.get(1)?, message: row.get(2)? })
+        })?
+        .collect()
+}
+
+fn read_run(row: &Row<'_>) -> rusqlite::Result<Run> {
+    Ok(Run {
+        id: RunId::new(row.get("id")?),
+        job: row.get("job")?,
+        kind: parsed::<Kind>(row, "kind")?,
+        trigger: parsed::<Trigger>(row, "trigger")?,
+        outcome: row
+            .get::<_, Option<String>>("outcome")?
+            .map(|text| text.parse().map_err(|error: String| unreadable("outcome", error)))
+            .transpose()?,
+        started: parsed::<Timestamp>(row, "started")?,
+        finished: row
+            .get::<_, Option<String>>("finished")?
+            .map(|text| text.parse().map_err(|error: jiff::Error| unreadable("finished", error.to_string())))
+            .transpose()?,
+        progress: from_json(row, "progress")?,
+        counts: from_json(row, "counts")?,
+        result: row.get("result")?,
+        quarantine: row.get("quarantine")?,
+        error: row.get("error")?,
+        problems: Vec::new(),
+    })
+}
+
+fn parsed<T: std::str::FromStr<Err: ToString>>(row: &Row<'_>, column: &str) -> rusqlite::Result<T> {
+    row.get::<_, String>(column)?.parse().map_err(|error: T::Err| unreadable(column, error.to_string()))
+}
+
+fn from_json<T: serde::de::DeserializeOwned>(row: &Row<'_>, column: &str) -> rusqlite::Result<T> {
+    serde_json::from_str(&row.get::<_, String>(column)?).map_err(|error| unreadable(column, error.to_string()))
+}
+
+fn unreadable(column: &str, cause: String) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(0, Type::Text, format!("column {column}: {cause}").into())
+}
+
+/// The JSON of a value of ours.
+pub(super) fn to_json<T: serde::Serialize>(value: &T) -> String {
+    serde_json::to_string(value).expect("our values have no maps with keys that are not text")
+}

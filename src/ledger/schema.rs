@@ -1,0 +1,120 @@
+//! The tables, and how an older ledger becomes a newer one.
+
+use std::time::Duration;
+
+use anyhow::bail;
+use rusqlite::Connection;
+
+/// How long a statement waits for another process to finish its own.
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What each `user_version` adds to the one before it; a released entry is never changed.
+const MIGRATIONS: &[&str] = &["
+CREATE TABLE runs (                -- every run, for good
+    id         INTEGER PRIMARY KEY AUTOINCREMENT,
+    job        TEXT NOT NULL,
+    kind       TEXT NOT NULL,
+    trigger    TEXT NOT NULL,
+    outcome    TEXT,               -- null while it runs
+    started    TEXT NOT NULL,      -- RFC 3339, UTC
+    finished   TEXT,
+    progress   TEXT NOT NULL,      -- JSON
+    counts     TEXT NOT NULL,      -- JSON
+    result     TEXT,
+    quarantine TEXT,
+    error      TEXT
+);
+CREATE TABLE problems (            -- what a run could not do, by name
+    run     INTEGER NOT NULL REFERENCES runs (id) ON DELETE CASCADE,
+    kind    TEXT NOT NULL,
+    subject TEXT NOT NULL,
+    message TEXT NOT NULL
+);
+CREATE INDEX problems_of_run ON problems (run);
+CREATE TABLE destinations (
+    id           INTEGER PRIMARY KEY,
+    place        TEXT NOT NULL UNIQUE,
+    capabilities TEXT,             -- JSON; null until they were tried out
+    learned      INTEGER NOT NULL DEFAULT 0  -- whether objects is what a listing found, kept up since
+);
+CREATE TABLE objects (             -- the binaries that a destination holds
+    destination INTEGER NOT NULL,
+    digest      BLOB NOT NULL,     -- 20 or 32 bytes
+    size        INTEGER NOT NULL,
+    PRIMARY KEY (destination, digest)
+) WITHOUT ROWID;
+CREATE TABLE series (              -- the restore points of one repository at one destination
+    id          INTEGER PRIMARY KEY,
+    destination INTEGER NOT NULL,
+    repository  TEXT NOT NULL,
+    last        TEXT,              -- JSON: the manifest of the last restore point
+    documents   TEXT,              -- the fingerprint of the documents in it
+    under_way   INTEGER NOT NULL DEFAULT 0,  -- whether a copy began and did not end
+    UNIQUE (destination, repository)
+);
+CREATE TABLE members (             -- the binaries of the last restore point of a series
+    series INTEGER NOT NULL,
+    digest BLOB NOT NULL,
+    size   INTEGER NOT NULL,
+    PRIMARY KEY (series, digest)
+) WITHOUT ROWID;
+CREATE TABLE changes (             -- what a copy under way will add to members, or take away
+    series INTEGER NOT NULL,
+    digest BLOB NOT NULL,
+    size   INTEGER,                -- null: taken away
+    PRIMARY KEY (series, digest)
+) WITHOUT ROWID;
+CREATE TABLE sidecars (            -- files of a store that are known to be sidecars
+    store  TEXT NOT NULL,          -- the path of its root
+    digest BLOB NOT NULL,          -- the name
+    PRIMARY KEY (store, digest)
+) WITHOUT ROWID;
+CREATE TABLE uploads (             -- uploads in parts, from before they begin until after they end
+    destination INTEGER NOT NULL,
+    key         TEXT NOT NULL,
+    run         INTEGER NOT NULL,
+    PRIMARY KEY (destination, key)
+) WITHOUT ROWID;
+CREATE TABLE archives (            -- archives that a backup began and did not end
+    job         TEXT NOT NULL,
+    destination INTEGER NOT NULL,
+    state       TEXT NOT NULL,     -- JSON
+    PRIMARY KEY (job, destination)
+) WITHOUT ROWID;
+CREATE TABLE manifests (           -- manifests at destinations, which never change: fetched once
+    destination INTEGER NOT NULL,
+    key         TEXT NOT NULL,
+    content     TEXT NOT NULL,     -- JSON
+    PRIMARY KEY (destination, key)
+) WITHOUT ROWID;
+"];
+
+/// Sets the connection up and brings the tables to this program's version.
+pub(super) fn prepare(connection: &mut Connection) -> anyhow::Result<()> {
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    // NORMAL may lose the last transactions in a power cut, and with them runs that had ended.
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "foreign_keys", true)?;
+    refuse_newer(connection)?;
+    let version: usize = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    for (done, migration) in MIGRATIONS.iter().enumerate().skip(version) {
+        let transaction = connection.transaction()?;
+        transaction.execute_batch(migration)?;
+        transaction.pragma_update(None, "user_version", done + 1)?;
+        transaction.commit()?;
+    }
+    Ok(())
+}
+
+/// A ledger of a newer Holdfast is left alone.
+pub(super) fn refuse_newer(connection: &Connection) -> anyhow::Result<()> {
+    let version: usize = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    if version > MIGRATIONS.len() {
+        bail!(
+            "the ledger is of version {version}, this program knows {}: run the newer holdfast that wrote it",
+            MIGRATIONS.len()
+        );
+    }
+    Ok(())
+}
