@@ -9,3 +9,4 @@ pub mod store;
 
 pub mod jobs;
 
+pub mod config;
