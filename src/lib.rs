@@ -9,3 +9,5 @@ pub mod repository;
 pub mod store;
 
 pub mod jobs;
+
+pub mod config;

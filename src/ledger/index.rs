@@ -437,7 +437,7 @@ fn objects_after(
     transaction: &Transaction<'_>,
     destination: DestinationId,
     after: &[u8],
-) -> rusqlite::Result<Vec<Digest>> {
+) -> rusqlite::Result<Vec<(Digest, u64)>> {
     transaction
         .prepare_cached(
             "SELECT digest, size FROM objects WHERE destination = ? AND digest > ? ORDER BY digest LIMIT ?",

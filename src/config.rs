@@ -1,0 +1,318 @@
+//! The configuration file: what it may say, the defaults, and errors that show the place and the way out.
+//!
+//! Reading is strict and takes three steps: `file` holds the tables as they are written, with a `value` that
+//! cannot be wrong by itself in each place, `check` compares them with each other and fills in the defaults, `error` turns what went
+//! wrong into a text for people. Nothing here looks at the disk but [`Config::load`], and it reads that one file.
+
+mod check;
+mod error;
+mod file;
+mod value;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::ErrorKind;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::model::layout::Layout;
+
+pub use error::{ConfigError, Problem, Spot};
+
+/// Where `holdfast` looks without `--config`.
+pub const DEFAULT_FILE: &str = "/etc/holdfast/holdfast.toml";
+
+const DEFAULT_STATE_DIR: &str = "/var/lib/holdfast";
+/// What S3-compatible servers call themselves when nobody gave them a name.
+const DEFAULT_REGION: &str = "us-east-1";
+/// A binary is one request, mostly spent waiting; this many fill a fast line and stay below a server's patience.
+const DEFAULT_PARALLEL: usize = 32;
+/// Longer than a write to a file pauses, shorter than anyone waits.
+const DEFAULT_SETTLE: Duration = Duration::from_secs(2);
+/// The whole run waits this long, so more than an hour is a mistake in the unit.
+const MAX_SETTLE: Duration = Duration::from_hours(1);
+/// Small enough to be sent once more after a broken line, large enough that most backups are one volume.
+const DEFAULT_VOLUME: u64 = 10 << 30;
+/// Below, an archive falls into thousands of objects; above, it could need more than the 10,000 parts that S3 gives an
+/// upload: 10,000 parts of 8 MiB are 78 GiB, and a volume ends only after the entry that fills it.
+const VOLUME_LIMITS: RangeInclusive<u64> = 16 << 20..=64 << 30;
+
+/// Everything that the configuration file says, checked and with its defaults; every path in it is absolute when the
+/// file's is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Where it was read from.
+    pub file: PathBuf,
+    /// What concerns the program as a whole.
+    pub service: Service,
+    /// What is backed up; at least one.
+    pub repositories: BTreeMap<String, Repository>,
+    /// Where it goes; at least one.
+    pub destinations: BTreeMap<String, Destination>,
+    /// The jobs `copy.NAME`.
+    pub copies: BTreeMap<String, CopyJob>,
+    /// The jobs `backup.NAME`.
+    pub backups: BTreeMap<String, BackupJob>,
+}
+
+/// `[service]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Where the ledger lies.
+    pub state_dir: PathBuf,
+}
+
+/// `[repository.NAME]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Repository {
+    /// The name in the header.
+    pub name: String,
+    /// The root of the binary store.
+    pub binaries: PathBuf,
+    /// How the binary store names its files.
+    pub layout: Layout,
+    /// Where the documents come from; none if only binaries are kept.
+    pub documents: Option<DocumentSource>,
+}
+
+/// `[repository.NAME.documents]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DocumentSource {
+    /// A ModeShape backup directory, which holds `documents_000001.bin.gz` and so on.
+    Directory(PathBuf),
+}
+
+/// `[destination.NAME]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Destination {
+    /// The name in the header.
+    pub name: String,
+    /// Where that is, and how to reach it.
+    pub place: Place,
+}
+
+/// Where a destination is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "there are as many as in the file, and most are the large one")]
+pub enum Place {
+    /// A bucket, or a part of one.
+    S3(S3Place),
+    /// A local directory.
+    Directory(PathBuf),
+}
+
+/// A bucket, or a part of one, and how to reach it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct S3Place {
+    /// The bucket.
+    pub bucket: String,
+    /// What all keys begin with, without a `/` at either end; empty for the whole bucket.
+    pub prefix: String,
+    /// The server, where it is not AWS; without a `/` at the end.
+    pub endpoint: Option<String>,
+    /// The region; none to take it from the AWS chain.
+    pub region: Option<String>,
+    /// Whether the bucket goes into the path of a request rather than into the host name.
+    pub path_style: bool,
+    /// Who we are there.
+    pub credentials: Credentials,
+    /// The storage class of new objects.
+    pub storage_class: Option<String>,
+    /// Encryption at the server: `AES256`, `aws:kms` or `aws:kms:dsse`.
+    pub sse: Option<String>,
+    /// The key for `aws:kms`.
+    pub kms_key: Option<String>,
+    /// The account that must own the bucket.
+    pub expected_bucket_owner: Option<String>,
+}
+
+/// Where the keys to a bucket come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Credentials {
+    /// The AWS chain: environment, profile, the machine's role.
+    Chain,
+    /// Two files that hold nothing else.
+    Files {
+        /// Holds the access key's id.
+        access_key_file: PathBuf,
+        /// Holds the secret key.
+        secret_key_file: PathBuf,
+    },
+}
+
+/// `[copy.NAME]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CopyJob {
+    /// The name in the header; the job is called `copy.NAME`.
+    pub name: String,
+    /// A key of [`Config::repositories`].
+    pub repository: String,
+    /// A key of [`Config::destinations`].
+    pub destination: String,
+    /// How many binaries are on their way at once.
+    pub parallel: usize,
+    /// How long a file must be unchanged before it is read a second time.
+    pub settle: Duration,
+}
+
+/// `[backup.NAME]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackupJob {
+    /// The name in the header; the job is called `backup.NAME`.
+    pub name: String,
+    /// A key of [`Config::repositories`].
+    pub repository: String,
+    /// A key of [`Config::destinations`].
+    pub destination: String,
+    /// A volume of an archive ends after the entry that reaches this size.
+    pub volume_bytes: u64,
+    /// How long a file must be unchanged before it is read a second time.
+    pub settle: Duration,
+}
+
+/// A job of any kind; shows itself as `copy.binaries`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Job<'a> {
+    /// `[copy.NAME]`.
+    Copy(&'a CopyJob),
+    /// `[backup.NAME]`.
+    Backup(&'a BackupJob),
+}
+
+/// There is no job of that name.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("there is no job `{name}`: {}", known_jobs(name, known))]
+pub struct UnknownJob {
+    /// As asked for.
+    pub name: String,
+    /// The jobs that there are.
+    pub known: Vec<String>,
+}
+
+impl Config {
+    /// Reads and checks a configuration file.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let refuse = |cause: String, way_out: &str| ConfigError::of_file(path, cause, way_out);
+        let file = std::path::absolute(path)
+            .map_err(|error| refuse(error.to_string(), "name a configuration with `--config FILE`"))?;
+        let bytes = std::fs::read(&file).map_err(|error| match error.kind() {
+            ErrorKind::NotFound => refuse(
+                "there is no such file".to_owned(),
+                "`holdfast init` writes a first configuration; `--config FILE` names another",
+            ),
+            ErrorKind::PermissionDenied => refuse(
+                "this user may not read it".to_owned(),
+                "grant the right to read it, or run holdfast as the user that the service runs as",
+            ),
+            ErrorKind::IsADirectory => {
+                refuse("this is a directory".to_owned(), "name the file in it with `--config FILE`")
+            }
+            _ => refuse(error.to_string(), "`--config FILE` names another configuration"),
+        })?;
+        let text = String::from_utf8(bytes).map_err(|error| {
+            let line = error.as_bytes()[..error.utf8_error().valid_up_to()].split(|&byte| byte == b'\n').count();
+            refuse(format!("line {line} is not UTF-8"), "save the file in the encoding UTF-8")
+        })?;
+        Self::parse(&text, &file)
+    }
+
+    /// Checks the text of a configuration; relative paths in it are relative to the directory of `file`, which is not
+    /// looked at.
+    pub fn parse(text: &str, file: &Path) -> Result<Self, ConfigError> {
+        // Windows editors begin a file with a byte order mark; it would shift the columns.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        let source = error::Source { file, text };
+        let table = toml::de::DeTable::parse(text).map_err(|error| source.syntax(&error))?.into_inner();
+        let written = toml::from_str(text).map_err(|error| source.value(&error, &table))?;
+        check::check(written, &source, &table)
+    }
+
+    /// The job with a name such as `copy.binaries`.
+    pub fn job(&self, name: &str) -> Result<Job<'_>, UnknownJob> {
+        let found = match name.split_once('.') {
+            Some(("copy", name)) => self.copies.get(name).map(Job::Copy),
+            Some(("backup", name)) => self.backups.get(name).map(Job::Backup),
+            _ => None,
+        };
+        found.ok_or_else(|| UnknownJob {
+            name: name.to_owned(),
+            known: self.jobs().map(|job| job.to_string()).collect(),
+        })
+    }
+
+    /// All jobs.
+    pub fn jobs(&self) -> impl Iterator<Item = Job<'_>> {
+        self.copies.values().map(Job::Copy).chain(self.backups.values().map(Job::Backup))
+    }
+}
+
+impl<'a> Job<'a> {
+    /// The key of what it reads in [`Config::repositories`].
+    pub fn repository(self) -> &'a str {
+        match self {
+            Self::Copy(job) => &job.repository,
+            Self::Backup(job) => &job.repository,
+        }
+    }
+
+    /// The key of where it writes in [`Config::destinations`].
+    pub fn destination(self) -> &'a str {
+        match self {
+            Self::Copy(job) => &job.destination,
+            Self::Backup(job) => &job.destination,
+        }
+    }
+}
+
+impl fmt::Display for Job<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Copy(job) => write!(f, "copy.{}", job.name),
+            Self::Backup(job) => write!(f, "backup.{}", job.name),
+        }
+    }
+}
+
+/// As [`ObjectStore::place`](crate::store::ObjectStore::place) spells it.
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Directory(path) => write!(f, "file://{}", path.display()),
+            Self::S3(place) => {
+                write!(f, "s3://{}", place.bucket)?;
+                if !place.prefix.is_empty() {
+                    write!(f, "/{}", place.prefix)?;
+                }
+                place.endpoint.iter().try_for_each(|endpoint| write!(f, " at {endpoint}"))
+            }
+        }
+    }
+}
+
+fn known_jobs(name: &str, known: &[String]) -> String {
+    if known.is_empty() {
+        return "the configuration has no [copy.NAME] and no [backup.NAME]".to_owned();
+    }
+    let jobs = known.join(", ");
+    let meant = known
+        .iter()
+        .find(|job| job.split_once('.').is_some_and(|(_, bare)| bare == name))
+        .map(String::as_str)
+        .or_else(|| error::nearest(name, known.iter().map(String::as_str)));
+    match meant {
+        Some(meant) => format!("did you mean `{meant}`? the jobs are {jobs}"),
+        None => format!("the jobs are {jobs}"),
+    }
+}
+
+/// A first configuration, for `holdfast init`, with placeholders for what is not given: the root of the binary store
+/// and the URL of the destination.
+pub fn init_text(binaries: Option<&str>, url: Option<&str>) -> String {
+    let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
+    format!(
+        include_str!("config/init.toml"),
+        binaries = quoted(binaries.unwrap_or("/srv/fcrepo4-data/fcrepo.binary.directory")),
+        url = quoted(url.unwrap_or("s3://my-bucket/holdfast")),
+    )
+}

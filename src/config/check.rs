@@ -1,0 +1,420 @@
+//! What the tables of a configuration mean together: the defaults, and the checks that need more than one value.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::{Component, Path, PathBuf};
+
+use toml::de::{DeTable, DeValue};
+
+use super::error::{Problem, Source, did_you_mean};
+use super::file::{CredentialsTable, DestinationTable, DocumentsTable, File};
+use super::value::{Text, Url};
+use super::{
+    BackupJob, Config, ConfigError, CopyJob, Credentials, DEFAULT_PARALLEL, DEFAULT_REGION, DEFAULT_SETTLE,
+    DEFAULT_STATE_DIR, DEFAULT_VOLUME, Destination, DocumentSource, Place, Repository, S3Place, Service,
+};
+use crate::model::layout::Layout;
+
+/// Makes the configuration of what was written; `table` is the same once more, with places.
+pub(super) fn check(written: File, source: &Source<'_>, table: &DeTable<'_>) -> Result<Config, ConfigError> {
+    let mut check = Check { source, table, problems: Vec::new() };
+    check.names();
+    let config = check.config(written);
+    check.repositories_apart(&config);
+    check.destinations_apart(&config);
+    check.destinations_outside_repositories(&config);
+    if check.problems.is_empty() {
+        return Ok(config);
+    }
+    check.problems.sort_by_key(|(at, _)| *at);
+    Err(source.error(check.problems.into_iter().map(|(_, problem)| problem).collect()))
+}
+
+struct Check<'a> {
+    source: &'a Source<'a>,
+    table: &'a DeTable<'a>,
+    /// With their places in the text, to show them in that order.
+    problems: Vec<(usize, Problem)>,
+}
+
+/// Names in headers become parts of keys, file names and metrics.
+const MAX_NAME: usize = 64;
+
+impl Check<'_> {
+    fn names(&mut self) {
+        for kind in ["repository", "destination", "copy", "backup"] {
+            for name in self.names_of(kind) {
+                let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
+                if !plain || name.is_empty() || name.len() > MAX_NAME {
+                    self.complain(
+                        self.key(&[kind, &name]),
+                        format!("`{}` cannot be a name", name.escape_debug()),
+                        format!("use 1 to {MAX_NAME} letters, digits, `-` and `_`: [{kind}.NAME]"),
+                    );
+                }
+            }
+        }
+    }
+
+    fn config(&mut self, written: File) -> Config {
+        let base = self.source.file.parent().unwrap_or(Path::new("")).to_owned();
+        let resolve = |path: PathBuf| base.join(path).components().collect::<PathBuf>();
+        let state_dir = written.service.state_dir.map_or_else(|| PathBuf::from(DEFAULT_STATE_DIR), |Text(path)| path);
+
+        let repositories = written.repository.into_iter().map(|(name, table)| {
+            let documents = table
+                .documents
+                .map(|DocumentsTable { directory: Text(path) }| DocumentSource::Directory(resolve(path)));
+            let layout = table.layout.map_or_else(Layout::modeshape, |setting| setting.0);
+            let binaries = resolve(table.binaries.0);
+            (name.clone(), Repository { name, binaries, layout, documents })
+        });
+        let repositories = repositories.collect();
+
+        let mut destinations = BTreeMap::new();
+        for (name, table) in written.destination {
+            let place = self.place(&name, table, &resolve);
+            destinations.insert(name.clone(), Destination { name, place });
+        }
+
+        let mut copies = BTreeMap::new();
+        for (name, table) in written.copy {
+            let job = CopyJob {
+                repository: self.reference(&["copy", &name], "repository", table.repository),
+                destination: self.reference(&["copy", &name], "destination", table.destination),
+                parallel: table.parallel.map_or(DEFAULT_PARALLEL, |number| number.0),
+                settle: table.settle.map_or(DEFAULT_SETTLE, |settle| settle.0.0),
+                name: name.clone(),
+            };
+            copies.insert(name, job);
+        }
+        let mut backups = BTreeMap::new();
+        for (name, table) in written.backup {
+            let job = BackupJob {
+                repository: self.reference(&["backup", &name], "repository", table.repository),
+                destination: self.reference(&["backup", &name], "destination", table.destination),
+                volume_bytes: table.volume.map_or(DEFAULT_VOLUME, |volume| volume.0.0),
+                settle: table.settle.map_or(DEFAULT_SETTLE, |settle| settle.0.0),
+                name: name.clone(),
+            };
+            backups.insert(name, job);
+        }
+
+        let config = Config {
+            file: self.source.file.to_owned(),
+            service: Service { state_dir: resolve(state_dir) },
+            repositories,
+            destinations,
+            copies,
+            backups,
+        };
+        if config.repositories.is_empty() {
+            self.complain(
+                None,
+                "there is no repository, so nothing to back up".to_owned(),
+                "add [repository.main] with binaries = \"/path/to/the/binary/store\"".to_owned(),
+            );
+        }
+        if config.destinations.is_empty() {
+            self.complain(
+                None,
+                "there is no destination, so nowhere for backups to go".to_owned(),
+                "add [destination.main] with url = \"s3://bucket/prefix\" or \"file:///directory\"".to_owned(),
+            );
+        }
+        config
+    }
+
+    fn place(&mut self, name: &str, table: DestinationTable, resolve: &dyn Fn(PathBuf) -> PathBuf) -> Place {
+        let (bucket, prefix) = match table.url.0 {
+            Url::S3 { bucket, prefix } => (bucket, prefix),
+            Url::Directory(path) => {
+                self.no_s3_keys(name);
+                return Place::Directory(resolve(path));
+            }
+        };
+        let sse = table.sse.map(|sse| sse.0.0);
+        if table.kms_key.is_some() && !sse.as_ref().is_some_and(|sse| sse.starts_with("aws:kms")) {
+            self.complain(
+                self.key(&["destination", name, "kms_key"]),
+                "`kms_key` without encryption by that key".to_owned(),
+                "add sse = \"aws:kms\", or take `kms_key` out".to_owned(),
+            );
+        }
+        let endpoint = table.endpoint.map(|endpoint| endpoint.0.0);
+        let default_region = endpoint.as_ref().map(|_| DEFAULT_REGION.to_owned());
+        Place::S3(S3Place {
+            bucket,
+            prefix,
+            region: table.region.map(|region| region.0).or(default_region),
+            path_style: table.path_style.unwrap_or(endpoint.is_some()),
+            endpoint,
+            credentials: match table.credentials {
+                None => Credentials::Chain,
+                Some(CredentialsTable { access_key_file, secret_key_file }) => Credentials::Files {
+                    access_key_file: resolve(access_key_file.0),
+                    secret_key_file: resolve(secret_key_file.0),
+                },
+            },
+            storage_class: table.storage_class.map(|class| class.0.0),
+            sse,
+            kms_key: table.kms_key.map(|key| key.0),
+            expected_bucket_owner: table.expected_bucket_owner.map(|account| account.0.0),
+        })
+    }
+
+    /// All that a local directory needs is its `url`.
+    fn no_s3_keys(&mut self, name: &str) {
+        let keys = match self.find(&["destination", name]) {
+            Some((_, DeValue::Table(table), _)) => table.keys().map(|key| key.get_ref().to_string()).collect(),
+            _ => Vec::new(),
+        };
+        for key in keys.iter().filter(|key| *key != "url") {
+            self.complain(
+                self.key(&["destination", name, key]),
+                format!("`{key}` is for S3, and [destination.{name}] is a directory"),
+                format!("take `{key}` out, or write url = \"s3://bucket/prefix\""),
+            );
+        }
+    }
+
+    /// The repository or destination that a job names, or the only one there is. What is wrong is complained about
+    /// and stays as it is.
+    fn reference(&mut self, job: &[&str; 2], kind: &str, written: Option<Text<String>>) -> String {
+        let known = self.names_of(kind);
+        match (written, known.as_slice()) {
+            // That there is none is a problem of its own.
+            (written, []) => written.map(|Text(name)| name).unwrap_or_default(),
+            (None, [only]) => only.clone(),
+            (None, several) => {
+                self.complain(
+                    self.key(job),
+                    format!("[{}] does not say which {kind}, and there are {}", job.join("."), several.len()),
+                    format!("add {kind} = \"{}\" or another of: {}", several[0], several.join(", ")),
+                );
+                String::new()
+            }
+            (Some(Text(name)), known) => {
+                if !known.contains(&name) {
+                    let meant = did_you_mean(&name, known.iter().map(String::as_str));
+                    self.complain(
+                        self.value(&[job[0], job[1], kind]),
+                        format!("there is no [{kind}.{name}]"),
+                        format!("{meant}known {}: {}", plural(kind), known.join(", ")),
+                    );
+                }
+                name
+            }
+        }
+    }
+
+    /// Binaries that belong to two repositories would be backed up twice and restored over each other.
+    fn repositories_apart(&mut self, config: &Config) {
+        let mut repositories: Vec<_> = config.repositories.values().collect();
+        repositories.sort_by_key(|repository| self.line(&["repository", &repository.name, "binaries"]));
+        for (first, second) in pairs(&repositories) {
+            let Some(relation) = relation(&first.binaries, &second.binaries) else { continue };
+            self.complain_of_two(
+                [&["repository", &first.name, "binaries"], &["repository", &second.name, "binaries"]],
+                &format!("the binaries of [repository.{}]", second.name),
+                relation,
+                &format!("those of [repository.{}]", first.name),
+                "give each repository a directory of its own, or take one of them out",
+            );
+        }
+    }
+
+    /// Two destinations in one place would take each other's objects for their own.
+    fn destinations_apart(&mut self, config: &Config) {
+        let mut destinations: Vec<_> = config.destinations.values().collect();
+        destinations.sort_by_key(|destination| self.line(&["destination", &destination.name, "url"]));
+        for (first, second) in pairs(&destinations) {
+            let relation = match (&first.place, &second.place) {
+                (Place::Directory(first), Place::Directory(second)) => relation(first, second),
+                (Place::S3(first), Place::S3(second)) if same_bucket(first, second) => {
+                    relation(Path::new(&first.prefix), Path::new(&second.prefix))
+                }
+                _ => None,
+            };
+            let Some(relation) = relation else { continue };
+            self.complain_of_two(
+                [&["destination", &first.name, "url"], &["destination", &second.name, "url"]],
+                &format!("[destination.{}]", second.name),
+                relation,
+                &format!("[destination.{}]", first.name),
+                "give each destination a place of its own, side by side, or take one of them out",
+            );
+        }
+    }
+
+    /// A backup inside what it backs up grows by itself and is lost together with it.
+    fn destinations_outside_repositories(&mut self, config: &Config) {
+        for repository in config.repositories.values() {
+            let header = ["repository", repository.name.as_str()];
+            let mut sources = vec![("binaries", &repository.binaries, vec![header[0], header[1], "binaries"])];
+            if let Some(DocumentSource::Directory(path)) = &repository.documents {
+                sources.push(("documents", path, vec![header[0], header[1], "documents", "directory"]));
+            }
+            for (what, source, source_key) in sources {
+                if let Some(relation @ (Relation::Same | Relation::Inside)) =
+                    relation(source, &config.service.state_dir)
+                {
+                    self.complain_of_two(
+                        [&source_key, &["service", "state_dir"]],
+                        "`state_dir`",
+                        relation,
+                        &format!("the {what} of [repository.{}]", repository.name),
+                        "nothing of ours lies in a repository: choose another directory, such as \
+                         \"/var/lib/holdfast\"",
+                    );
+                }
+                for destination in config.destinations.values() {
+                    let Place::Directory(path) = &destination.place else { continue };
+                    let Some(relation) = relation(source, path) else { continue };
+                    self.complain_of_two(
+                        [&source_key, &["destination", &destination.name, "url"]],
+                        &format!("[destination.{}]", destination.name),
+                        relation,
+                        &format!("the {what} of [repository.{}]", repository.name),
+                        "choose a directory outside, better on another disk",
+                    );
+                }
+            }
+        }
+    }
+
+    /// Complains where `second` stands, with the line where `first` stands.
+    fn complain_of_two(
+        &mut self,
+        [first, second]: [&[&str]; 2],
+        second_is: &str,
+        relation: Relation,
+        first_is: &str,
+        way_out: &str,
+    ) {
+        let relation = match relation {
+            Relation::Same => "the same place as",
+            Relation::Inside => "inside",
+            Relation::Around => "around",
+        };
+        let line = match self.line(first) {
+            // A default stands nowhere.
+            0 => String::new(),
+            line => format!(" (line {line})"),
+        };
+        let verb = if second_is.starts_with("the binaries") { "are" } else { "is" };
+        self.complain(
+            self.value(second),
+            format!("{second_is} {verb} {relation} {first_is}{line}"),
+            way_out.to_owned(),
+        );
+    }
+
+    /// Points at `span`, or, without one, at the file as a whole.
+    fn complain(&mut self, span: Option<Range<usize>>, cause: String, way_out: String) {
+        let at = span.as_ref().map_or(0, |span| span.start);
+        let problem = self.source.problem(span, cause, way_out);
+        self.problems.push((at, problem));
+    }
+
+    /// The place of a key, or of the name in a header.
+    fn key(&self, path: &[&str]) -> Option<Range<usize>> {
+        self.find(path).map(|(key, _, _)| key)
+    }
+
+    /// The place of a value.
+    fn value(&self, path: &[&str]) -> Option<Range<usize>> {
+        self.find(path).map(|(_, _, value)| value)
+    }
+
+    fn line(&self, path: &[&str]) -> usize {
+        self.value(path).map_or(0, |span| self.source.spot(&span).line)
+    }
+
+    /// The names of the repositories, destinations, …, in order.
+    fn names_of(&self, kind: &str) -> Vec<String> {
+        match self.find(&[kind]) {
+            Some((_, DeValue::Table(table), _)) => table.keys().map(|key| key.get_ref().to_string()).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// The place of a key, its value, and the place of that.
+    fn find(&self, path: &[&str]) -> Option<(Range<usize>, &DeValue<'_>, Range<usize>)> {
+        let (last, tables) = path.split_last()?;
+        let mut table = self.table;
+        for name in tables {
+            table = table.get(*name)?.get_ref().as_table()?;
+        }
+        let (key, value) = table.get_key_value(*last)?;
+        Some((key.span(), value.get_ref(), value.span()))
+    }
+}
+
+/// How the second of two directories lies to the first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Relation {
+    Same,
+    Inside,
+    Around,
+}
+
+/// Compares by names alone; that two names lead to one directory over links is for `holdfast check` to find.
+fn relation(first: &Path, second: &Path) -> Option<Relation> {
+    let (first, second) = (without_parents(first), without_parents(second));
+    if first == second {
+        Some(Relation::Same)
+    } else if second.starts_with(&first) {
+        Some(Relation::Inside)
+    } else if first.starts_with(&second) {
+        Some(Relation::Around)
+    } else {
+        None
+    }
+}
+
+fn without_parents(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::ParentDir => {
+                plain.pop();
+            }
+            other => plain.push(other),
+        }
+    }
+    plain
+}
+
+fn same_bucket(first: &S3Place, second: &S3Place) -> bool {
+    let endpoint = |place: &S3Place| place.endpoint.as_ref().map(|endpoint| endpoint.to_lowercase());
+    first.bucket == second.bucket && endpoint(first) == endpoint(second)
+}
+
+/// Each with each that comes after it.
+fn pairs<T: Copy>(items: &[T]) -> impl Iterator<Item = (T, T)> {
+    items.iter().enumerate().flat_map(|(number, first)| items[number + 1..].iter().map(|second| (*first, *second)))
+}
+
+fn plural(kind: &str) -> &'static str {
+    if kind == "repository" { "repositories" } else { "destinations" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directories_are_compared_by_whole_names() {
+        for (first, second, expected) in [
+            ("/srv/a", "/srv/a", Some(Relation::Same)),
+            ("/srv/a", "/srv/b/../a", Some(Relation::Same)),
+            ("/srv/a", "/srv/a/b", Some(Relation::Inside)),
+            ("/srv/a/b", "/srv", Some(Relation::Around)),
+            ("/srv/a", "/srv/ab", None),
+            ("", "backups", Some(Relation::Inside)),
+        ] {
+            assert_eq!(relation(Path::new(first), Path::new(second)), expected, "{first} {second}");
+        }
+    }
+}

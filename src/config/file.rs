@@ -1,0 +1,147 @@
+//! The tables of the file as they are written.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
+
+use super::error::did_you_mean;
+use super::value::{Account, Complaint, Endpoint, Settle, Sse, StorageClass, Text, Url, Volume, Whole, sound};
+use crate::model::digest::Algorithm;
+use crate::model::layout::Layout;
+
+#[derive(Default, serde::Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct File {
+    pub(super) service: ServiceTable,
+    pub(super) repository: BTreeMap<String, RepositoryTable>,
+    pub(super) destination: BTreeMap<String, DestinationTable>,
+    pub(super) copy: BTreeMap<String, CopyTable>,
+    pub(super) backup: BTreeMap<String, BackupTable>,
+}
+
+#[derive(Default, serde::Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct ServiceTable {
+    pub(super) state_dir: Option<Text<PathBuf>>,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct RepositoryTable {
+    pub(super) binaries: Text<PathBuf>,
+    pub(super) layout: Option<LayoutSetting>,
+    pub(super) documents: Option<DocumentsTable>,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct DocumentsTable {
+    pub(super) directory: Text<PathBuf>,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct DestinationTable {
+    pub(super) url: Text<Url>,
+    pub(super) endpoint: Option<Text<Endpoint>>,
+    pub(super) region: Option<Text<String>>,
+    pub(super) path_style: Option<bool>,
+    pub(super) credentials: Option<CredentialsTable>,
+    pub(super) storage_class: Option<Text<StorageClass>>,
+    pub(super) sse: Option<Text<Sse>>,
+    pub(super) kms_key: Option<Text<String>>,
+    pub(super) expected_bucket_owner: Option<Text<Account>>,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct CredentialsTable {
+    pub(super) access_key_file: Text<PathBuf>,
+    pub(super) secret_key_file: Text<PathBuf>,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct CopyTable {
+    pub(super) repository: Option<Text<String>>,
+    pub(super) destination: Option<Text<String>>,
+    pub(super) parallel: Option<Whole<1, 256>>,
+    pub(super) settle: Option<Text<Settle>>,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct BackupTable {
+    pub(super) repository: Option<Text<String>>,
+    pub(super) destination: Option<Text<String>>,
+    pub(super) volume: Option<Text<Volume>>,
+    pub(super) settle: Option<Text<Settle>>,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+struct LayoutTable {
+    algorithm: Text<Algorithm>,
+    levels: Whole<0, 4>,
+    width: Whole<1, 4>,
+    suffix: Option<String>,
+}
+
+pub(super) struct LayoutSetting(pub(super) Layout);
+
+impl<'de> Deserialize<'de> for LayoutSetting {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct LayoutVisitor;
+        impl<'de> Visitor<'de> for LayoutVisitor {
+            type Value = Layout;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the name of a layout or a table")
+            }
+
+            fn visit_str<E: Error>(self, name: &str) -> Result<Layout, E> {
+                sound(name).and_then(named_layout).map_err(E::custom)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Layout, A::Error> {
+                let table = LayoutTable::deserialize(MapAccessDeserializer::new(map))?;
+                let suffix = table.suffix.as_deref().unwrap_or("");
+                Layout::custom(table.algorithm.0, table.levels.0, table.width.0, suffix).map_err(|error| {
+                    A::Error::custom(Complaint::new(
+                        error.to_string(),
+                        "describe the store as it is on disk: \
+                         { algorithm = \"sha1\", levels = 3, width = 2, suffix = \"\" }",
+                    ))
+                })
+            }
+        }
+        deserializer.deserialize_any(LayoutVisitor).map(Self)
+    }
+}
+
+type NamedLayout = (&'static str, fn() -> Layout);
+
+const LAYOUTS: [NamedLayout; 4] = [
+    ("modeshape", Layout::modeshape),
+    ("jackrabbit", Layout::jackrabbit),
+    ("artifactory", Layout::artifactory),
+    ("git-lfs", Layout::git_lfs),
+];
+
+fn named_layout(name: &str) -> Result<Layout, Complaint> {
+    if let Some((_, layout)) = LAYOUTS.iter().find(|(known, _)| *known == name) {
+        return Ok(layout());
+    }
+    let names = LAYOUTS.map(|(known, _)| known);
+    let meant = did_you_mean(name, names.iter().copied());
+    Err(Complaint::new(
+        format!("there is no layout `{name}`"),
+        format!(
+            "{meant}known layouts: {}, or {{ algorithm = \"sha1\", levels = 3, width = 2, suffix = \"\" }}",
+            names.join(", ")
+        ),
+    ))
+}

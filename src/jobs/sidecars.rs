@@ -1,0 +1,115 @@
+//! Files under a digest's name whose content is something else: sidecars, or damage.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::context::RunContext;
+use crate::ledger::{Listed, Scratch};
+use crate::model::digest::Digest;
+use crate::model::layout::{Layout, Owner, is_mime_type};
+
+/// How many sidecars are recorded in one transaction.
+const BATCH: usize = 1000;
+
+/// The files of one run whose content is not their name; which of them are sidecars is known when all names are.
+#[derive(Debug)]
+pub struct Suspects {
+    layout: Layout,
+    found: Mutex<Found>,
+}
+
+#[derive(Debug)]
+struct Found {
+    files: Scratch,
+    any: bool,
+}
+
+const PLAIN: i64 = 0;
+const MIME_TYPE: i64 = 1;
+
+impl Suspects {
+    /// No suspects yet.
+    pub fn new(run: &RunContext, layout: &Layout) -> anyhow::Result<Arc<Self>> {
+        let found = Mutex::new(Found { files: run.ledger.scratch()?, any: false });
+        Ok(Arc::new(Self { layout: layout.clone(), found }))
+    }
+
+    /// A file whose content, all of it if it is small, is not its name.
+    pub fn add(&self, digest: Digest, bytes: u64, small: Option<&[u8]>) -> anyhow::Result<()> {
+        let mime_type = self.layout.owner == Owner::Modeshape && small.is_some_and(is_mime_type);
+        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        found.any = true;
+        let mark = if mime_type { MIME_TYPE } else { PLAIN };
+        found.files.put(&Listed { digest, bytes: Some(bytes), mark })
+    }
+
+    /// Whether there are any.
+    pub fn any(&self) -> bool {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner).any
+    }
+
+    /// Takes out the sidecars of `binary`, if they are among the suspects, and hands them to `recorder`.
+    pub fn explain(&self, binary: &Digest, recorder: &mut SidecarRecorder<'_>) -> anyhow::Result<()> {
+        let Some(names) = self.layout.sidecars_of(binary) else { return Ok(()) };
+        let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        for name in names {
+            if found.files.take(&name)? {
+                recorder.add(name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts those that no binary explains: orphaned sidecars, and damage, which is named.
+    pub fn report_rest(&self, run: &RunContext) -> anyhow::Result<()> {
+        let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        found.files.each(|file| {
+            // They are not recorded: a file that is mended later must be read again.
+            if file.mark == MIME_TYPE {
+                run.report.count(|counts| counts.orphaned_sidecars += 1);
+                return Ok(());
+            }
+            let bytes = file.bytes.unwrap_or_default();
+            run.report.count(|counts| {
+                counts.damaged += 1;
+                counts.failed += 1;
+            });
+            run.report.problem("damaged", file.digest.to_string(), describe(bytes));
+            Ok(())
+        })
+    }
+}
+
+fn describe(bytes: u64) -> String {
+    if bytes == 0 {
+        return "the file is empty, so it is not what its name says: restore it from a backup".to_owned();
+    }
+    format!("the content ({bytes} bytes) does not have the digest in its name: restore it from a backup")
+}
+
+/// Writes sidecars into the ledger, many at a time.
+#[derive(Debug)]
+pub struct SidecarRecorder<'a> {
+    run: &'a RunContext,
+    store: String,
+    batch: Vec<Digest>,
+}
+
+impl<'a> SidecarRecorder<'a> {
+    /// For the store at this path.
+    pub fn new(run: &'a RunContext, store: String) -> Self {
+        Self { run, store, batch: Vec::new() }
+    }
+
+    fn add(&mut self, digest: Digest) -> anyhow::Result<()> {
+        self.run.report.count(|counts| counts.sidecars += 1);
+        self.batch.push(digest);
+        if self.batch.len() >= BATCH { self.flush() } else { Ok(()) }
+    }
+
+    /// Writes what is left.
+    pub fn flush(&mut self) -> anyhow::Result<()> {
+        self.run.ledger.record_sidecars(&self.store, &self.batch)?;
+        self.batch.clear();
+        Ok(())
+    }
+}

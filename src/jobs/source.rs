@@ -1,0 +1,213 @@
+//! What a repository has beside its binaries: the documents, read before them, and the records in the store's root.
+
+use std::io::Read as _;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use super::context::{Destination, RunContext};
+use super::upload::put_once;
+use crate::ledger::{Scratch, Series};
+use crate::model::archive::DAMAGED_DOCUMENTS;
+use crate::model::digest::{Algorithm, Digest};
+use crate::model::key::Key;
+use crate::model::point::{DocumentFile, DocumentSet, PointName, RecordFile};
+use crate::repository::binaries::{BinaryStore, open_regular};
+use crate::repository::documents::{DocumentDirectory, DocumentReport, Earlier, PackedDocuments, SeenDocuments};
+
+/// A record is a key or a marker; one that is larger is something else.
+pub const RECORD_LIMIT: u64 = 16 << 20;
+
+/// A repository to be read.
+#[derive(Clone, Debug)]
+pub struct RepositorySource {
+    /// Its name in the configuration.
+    pub name: String,
+    /// Its binaries.
+    pub binaries: BinaryStore,
+    /// The directory of its documents, if it has one.
+    pub documents: Option<PathBuf>,
+}
+
+/// What of a restore point is not binaries.
+#[derive(Clone, Debug, Default)]
+pub struct Head {
+    /// The documents.
+    pub documents: DocumentSet,
+    /// What their directory looked like from outside when they were read.
+    pub fingerprint: Option<String>,
+    /// The records.
+    pub records: Vec<RecordFile>,
+}
+
+impl RepositorySource {
+    /// An error if the store is not there or cannot be read, before anything is done.
+    pub fn open(&self) -> anyhow::Result<()> {
+        BinaryStore::open(self.binaries.root(), self.binaries.layout()).map(drop)
+    }
+}
+
+/// What a store is called in the ledger: its path.
+pub fn store_name(store: &BinaryStore) -> String {
+    store.root().display().to_string()
+}
+
+/// Document ids on disk, so that memory does not grow with their number.
+#[derive(Debug)]
+struct OnDisk(Scratch);
+
+impl SeenDocuments for OnDisk {
+    fn insert(&mut self, id: [u8; 16], content: [u8; 16], ordinal: u64) -> anyhow::Result<Option<Earlier>> {
+        let earlier = self.0.put_document(&id, &content, ordinal)?;
+        Ok(earlier.map(|(content, ordinal)| Earlier { content, ordinal }))
+    }
+}
+
+/// Reads the documents of a directory, hands them on packed, and takes what there is to say of them into the report.
+pub fn read_documents(
+    run: &RunContext,
+    directory: &DocumentDirectory,
+    sink: &mut dyn FnMut(PackedDocuments) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let mut seen = OnDisk(run.ledger.scratch()?);
+    let report = directory.read(&mut seen, &|| run.stop.is_cancelled(), sink);
+    run.go_on()?;
+    take_report(run, &report?);
+    Ok(())
+}
+
+fn take_report(run: &RunContext, report: &DocumentReport) {
+    run.report.count(|counts| {
+        counts.documents += report.documents;
+        counts.duplicate_documents += report.duplicates;
+        counts.conflicting_documents += report.conflicting;
+        counts.damaged_documents += report.damaged;
+    });
+    for problem in &report.damage {
+        run.report.problem(&problem.kind, problem.subject.clone(), problem.message.clone());
+    }
+    for warning in &report.warnings {
+        run.report.notice(&warning.kind, warning.subject.clone(), warning.message.clone());
+    }
+}
+
+/// Brings the documents to the directory of a new point, unless they are those of the last one.
+pub async fn read_head(
+    run: &RunContext,
+    source: &RepositorySource,
+    destination: &Destination,
+    point: &PointName,
+    series: &Series,
+) -> anyhow::Result<Head> {
+    let Some(directory) = &source.documents else { return Ok(Head::default()) };
+    let directory = DocumentDirectory::new(directory.clone());
+    let fingerprint = {
+        let directory = directory.clone();
+        run.blocking(move |_| directory.fingerprint()).await?
+    };
+    if let Some(last) = &series.last
+        && series.documents.as_deref() == Some(&fingerprint)
+        // Damage is named by every run, so it is read again.
+        && last.documents.damaged.is_none()
+        && last.complete
+    {
+        return Ok(Head { documents: last.documents.clone(), fingerprint: Some(fingerprint), records: Vec::new() });
+    }
+    run.report.phase("reading documents", "documents", None);
+    let (to, mut packed) = mpsc::channel(1);
+    let reading = run.blocking(move |run| {
+        read_documents(run, &directory, &mut |file| to.blocking_send(file).context("hand documents on"))
+    });
+    let sending = async {
+        let mut set = DocumentSet::default();
+        while let Some(file) = packed.recv().await {
+            run.report.advance(file.documents);
+            let key = Key::in_point(point, &file.name);
+            put_once(destination, &key, Bytes::from(file.content.clone())).await?;
+            add(&mut set, &file, Some(key));
+        }
+        anyhow::Ok(set)
+    };
+    let (read, sent) = tokio::join!(reading, async {
+        let sent = sending.await;
+        // Without a receiver the reader ends as soon as it has the next file.
+        packed.close();
+        sent
+    });
+    let documents = sent?;
+    read?;
+    Ok(Head { documents, fingerprint: Some(fingerprint), records: Vec::new() })
+}
+
+/// Takes a packed file into a set.
+pub fn add(set: &mut DocumentSet, packed: &PackedDocuments, key: Option<Key>) {
+    let file = DocumentFile {
+        name: packed.name.clone(),
+        key,
+        sha1: packed.sha1,
+        bytes: packed.content.len() as u64,
+        documents: packed.documents,
+    };
+    if packed.name == DAMAGED_DOCUMENTS {
+        set.damaged = Some(file);
+    } else {
+        set.count += packed.documents;
+        set.files.push(file);
+    }
+}
+
+/// Brings the records to the directory of a new point, those that are not the same as in the last one.
+pub async fn read_records(
+    run: &RunContext,
+    source: &RepositorySource,
+    destination: &Destination,
+    point: &PointName,
+    series: &Series,
+    mut head: Head,
+    names: &[String],
+) -> anyhow::Result<Head> {
+    let last = series.last.as_ref().map(|last| last.records.as_slice()).unwrap_or_default();
+    for name in names {
+        let Some((mut record, content)) = load_record(run, &source.binaries, name).await? else { continue };
+        let same = last.iter().find(|last| last.name == record.name && last.sha1 == record.sha1);
+        record.key = match same {
+            Some(last) => last.key.clone(),
+            None => {
+                let key = Key::in_point(point, &format!("records/{name}"));
+                put_once(destination, &key, content).await?;
+                Some(key)
+            }
+        };
+        head.records.push(record);
+    }
+    Ok(head)
+}
+
+/// Reads a record; one that cannot be is a problem, and one that is gone is none.
+pub async fn load_record(
+    run: &RunContext,
+    store: &BinaryStore,
+    name: &str,
+) -> anyhow::Result<Option<(RecordFile, Bytes)>> {
+    let (path, owned) = (store.root().join(name), name.to_owned());
+    run.blocking(move |run| {
+        let mut content = Vec::new();
+        let read = open_regular(&path).and_then(|file| file.take(RECORD_LIMIT + 1).read_to_end(&mut content));
+        let complaint = match read {
+            Ok(read) if read as u64 > RECORD_LIMIT => "read record: it is larger than 16 MiB".to_owned(),
+            Ok(_) => {
+                let sha1 = Digest::of(Algorithm::Sha1, &content);
+                let record = RecordFile { name: owned, key: None, sha1, bytes: content.len() as u64 };
+                return Ok(Some((record, content.into())));
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => format!("read record: {error}"),
+        };
+        run.report.count(|counts| counts.failed += 1);
+        run.report.problem("unreadable", path.display().to_string(), complaint);
+        Ok(None)
+    })
+    .await
+}

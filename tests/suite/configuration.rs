@@ -1,0 +1,575 @@
+//! The configuration file as its readers meet it: the example, the first one, and what errors look like.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use holdfast::config::{self, Config, Credentials, DocumentSource, Job, Place};
+use holdfast::model::digest::Algorithm;
+use holdfast::model::layout::Layout;
+use proptest::prelude::*;
+
+const FILE: &str = "/etc/holdfast/holdfast.toml";
+const EXAMPLE: &str = include_str!("../../etc/holdfast.toml");
+/// A configuration that errors are planted behind.
+const SOUND: &str = r#"[repository.main]
+binaries = "/srv/binaries"
+[destination.disk]
+url = "file:///var/backups"
+"#;
+
+fn parse(text: &str) -> Config {
+    Config::parse(text, Path::new(FILE)).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn error(text: &str) -> String {
+    Config::parse(text, Path::new(FILE)).expect_err("a refusal").to_string()
+}
+
+/// The error of what follows a sound configuration.
+fn error_after(text: &str) -> String {
+    error(&format!("{SOUND}{text}"))
+}
+
+/// The example with its commented settings taken as settings.
+fn uncommented(text: &str) -> String {
+    let setting = |line: &&str| line.starts_with(|c: char| c.is_ascii_lowercase() || c == '[');
+    let lines = text.lines().map(|line| line.strip_prefix('#').filter(setting).unwrap_or(line));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn the_example_parses_with_and_without_its_commented_settings_which_show_the_defaults() {
+    let plain = parse(EXAMPLE);
+    let full = parse(&uncommented(EXAMPLE));
+    assert_eq!(plain.service, full.service);
+    assert_eq!(plain.copies, full.copies);
+    assert_eq!(plain.backups, full.backups);
+    assert_eq!(plain.repositories["main"].layout, full.repositories["main"].layout);
+    assert_eq!(plain.repositories["main"].documents, None);
+    assert!(full.repositories["main"].documents.is_some());
+    assert_eq!(full.repositories.len() + full.destinations.len(), 4);
+}
+
+/// The keys that the parser lists when it meets one that it does not know, with those of the tables below.
+fn known_keys() -> BTreeSet<String> {
+    let tables = [
+        ("[service]", "keys"),
+        ("[repository.x]", "keys"),
+        ("[repository.x.documents]", "keys"),
+        ("[repository.x.layout]", "keys"),
+        ("[destination.x]", "keys"),
+        ("[destination.x.credentials]", "keys"),
+        ("[copy.x]", "keys"),
+        ("[backup.x]", "keys"),
+    ];
+    let mut keys = BTreeSet::new();
+    let tables = [("[\"?\".x]", "tables")].into_iter().chain(tables);
+    for (header, kind) in tables {
+        let text = error(&format!("{header}\n\"?\" = 1\n"));
+        let known = text.split_once(&format!("known {kind}: ")).unwrap_or_else(|| panic!("{text}")).1;
+        keys.extend(known.split(", ").map(str::to_owned));
+    }
+    keys
+}
+
+#[test]
+fn the_example_shows_every_key_that_the_parser_knows() {
+    let shown = uncommented(EXAMPLE);
+    let keys = known_keys();
+    assert!(keys.len() > 25, "{keys:?}");
+    for key in keys {
+        let as_key = format!("{key} = ");
+        let header = format!("[{key}");
+        let part = format!(".{key}]");
+        assert!([&as_key, &header, &part].iter().any(|text| shown.contains(*text)), "`{key}` is not in the example");
+    }
+}
+
+#[test]
+fn the_first_configuration_parses_as_it_is_and_with_values_given() {
+    let first = parse(&config::init_text(None, None));
+    assert_eq!(first.jobs().map(|job| job.to_string()).collect::<Vec<_>>(), ["copy.binaries", "backup.full"]);
+    assert_eq!(first.destinations["main"].place.to_string(), "s3://my-bucket/holdfast");
+
+    let given = parse(&uncommented(&config::init_text(Some("/srv/a \"b\" {c}"), Some("s3://bucket"))));
+    assert_eq!(given.repositories["main"].binaries, PathBuf::from("/srv/a \"b\" {c}"));
+    assert_eq!(given.destinations["main"].place.to_string(), "s3://bucket at http://127.0.0.1:8333");
+}
+
+#[test]
+fn a_small_configuration_has_defaults_for_the_rest() {
+    let config = parse(&format!("{SOUND}[copy.binaries]\n[backup.full]\n"));
+    assert_eq!(config.file, Path::new(FILE));
+    assert_eq!(config.service.state_dir, Path::new("/var/lib/holdfast"));
+    assert_eq!(config.repositories["main"].layout, Layout::modeshape());
+    assert_eq!(config.destinations["disk"].place, Place::Directory("/var/backups".into()));
+    let copy = &config.copies["binaries"];
+    assert_eq!((copy.name.as_str(), copy.repository.as_str(), copy.destination.as_str()), ("binaries", "main", "disk"));
+    assert_eq!((copy.parallel, copy.settle), (32, Duration::from_secs(2)));
+    let backup = &config.backups["full"];
+    assert_eq!((backup.volume_bytes, backup.settle), (10 << 30, Duration::from_secs(2)));
+}
+
+#[test]
+fn relative_paths_begin_at_the_file() {
+    let config = parse(
+        r#"
+        [service]
+        state_dir = "state"
+        [repository.main]
+        binaries = "./binaries"
+        layout = { algorithm = "sha256", levels = 2, width = 3 }
+        documents = { directory = "../documents" }
+        [destination.disk]
+        url = "file:copies"
+        [destination.s3]
+        url = "s3://bucket"
+        credentials = { access_key_file = "access", secret_key_file = "/run/secret" }
+        "#,
+    );
+    assert_eq!(config.service.state_dir, Path::new("/etc/holdfast/state"));
+    let repository = &config.repositories["main"];
+    assert_eq!(repository.binaries, Path::new("/etc/holdfast/binaries"));
+    assert_eq!(repository.layout, Layout::custom(Algorithm::Sha256, 2, 3, "").unwrap());
+    assert_eq!(repository.documents, Some(DocumentSource::Directory("/etc/holdfast/../documents".into())));
+    assert_eq!(config.destinations["disk"].place, Place::Directory("/etc/holdfast/copies".into()));
+    let Place::S3(place) = &config.destinations["s3"].place else { panic!("not S3") };
+    assert_eq!(
+        place.credentials,
+        Credentials::Files { access_key_file: "/etc/holdfast/access".into(), secret_key_file: "/run/secret".into() }
+    );
+}
+
+#[test]
+fn an_endpoint_changes_the_defaults_of_region_and_path_style() {
+    let place = |rest: &str| match &parse(&format!(
+        "[repository.main]\nbinaries = \"/b\"\n[destination.s3]\nurl = \"s3://bucket/a/b/\"\n{rest}"
+    ))
+    .destinations["s3"]
+        .place
+    {
+        Place::S3(place) => place.clone(),
+        Place::Directory(_) => panic!("not S3"),
+    };
+    let aws = place("");
+    assert_eq!((aws.region, aws.path_style, aws.prefix.as_str()), (None, false, "a/b"));
+    assert_eq!(aws.credentials, Credentials::Chain);
+    let other = place("endpoint = \"http://127.0.0.1:8333/\"");
+    assert_eq!((other.region.as_deref(), other.path_style), (Some("us-east-1"), true));
+    assert_eq!(other.endpoint.as_deref(), Some("http://127.0.0.1:8333"));
+    let own = place("endpoint = \"https://s3.example.org\"\nregion = \"eu\"\npath_style = false");
+    assert_eq!((own.region.as_deref(), own.path_style), (Some("eu"), false));
+}
+
+#[test]
+fn a_job_is_found_by_its_kind_and_name() {
+    let config = parse(&format!("{SOUND}[copy.binaries]\n[backup.full]\n"));
+    assert!(matches!(config.job("copy.binaries"), Ok(Job::Copy(job)) if job.name == "binaries"));
+    let backup = config.job("backup.full").unwrap();
+    assert_eq!(
+        (backup.to_string().as_str(), backup.repository(), backup.destination()),
+        ("backup.full", "main", "disk")
+    );
+
+    insta::assert_snapshot!(config.job("copy.binareis").unwrap_err(), @"there is no job `copy.binareis`: did you mean `copy.binaries`? the jobs are copy.binaries, backup.full");
+    insta::assert_snapshot!(config.job("full").unwrap_err(), @"there is no job `full`: did you mean `backup.full`? the jobs are copy.binaries, backup.full");
+    insta::assert_snapshot!(config.job("verify.weekly").unwrap_err(), @"there is no job `verify.weekly`: the jobs are copy.binaries, backup.full");
+    insta::assert_snapshot!(parse(SOUND).job("copy.binaries").unwrap_err(), @"there is no job `copy.binaries`: the configuration has no [copy.NAME] and no [backup.NAME]");
+}
+
+#[test]
+fn unknown_keys_and_tables_are_shown_with_what_was_meant() {
+    insta::assert_snapshot!(error("[repository.main]\nbinaries = \"/b\"\nlayuot = 4\n"), @r#"
+    /etc/holdfast/holdfast.toml:3:1: unknown key `layuot` in [repository.main]
+        3 | layuot = 4
+          | ^^^^^^
+       way out: did you mean `layout`? known keys: binaries, documents, layout
+    "#);
+    insta::assert_snapshot!(error("[repository.main]\nbinaries = \"/b\"\nlayout = { level = 4 }\n"), @r#"
+    /etc/holdfast/holdfast.toml:3:12: unknown key `level` in [repository.main.layout]
+        3 | layout = { level = 4 }
+          |            ^^^^^
+       way out: did you mean `levels`? known keys: algorithm, levels, suffix, width
+    "#);
+    insta::assert_snapshot!(error_after("[copi.x]\nparallel = 3\n"), @r#"
+    /etc/holdfast/holdfast.toml:5:2: unknown table `copi`
+        5 | [copi.x]
+          |  ^^^^
+       way out: did you mean `copy`? known tables: backup, copy, destination, repository, service
+    "#);
+    insta::assert_snapshot!(error_after("[verify.weekly]\n"), @r#"
+    /etc/holdfast/holdfast.toml:5:2: unknown table `verify`
+        5 | [verify.weekly]
+          |  ^^^^^^
+       way out: known tables: backup, copy, destination, repository, service
+    "#);
+    insta::assert_snapshot!(error("state_dir = \"/var/lib/holdfast\"\n"), @r#"
+    /etc/holdfast/holdfast.toml:1:1: `state_dir` stands outside of all tables
+        1 | state_dir = "/var/lib/holdfast"
+          | ^^^^^^^^^
+       way out: move it below the header of its table, such as [service]
+    "#);
+    insta::assert_snapshot!(error_after("[copy.binaries]\nschedule = \"0 0 5 * * Sun\"\n"), @r#"
+    /etc/holdfast/holdfast.toml:6:1: unknown key `schedule` in [copy.binaries]
+        6 | schedule = "0 0 5 * * Sun"
+          | ^^^^^^^^
+       way out: known keys: destination, parallel, repository, settle
+    "#);
+}
+
+#[test]
+fn syntax_errors_point_at_their_place() {
+    insta::assert_snapshot!(error_after("[copy.binaries]\nsettle = 2s\n"), @r#"
+    /etc/holdfast/holdfast.toml:6:10: string values must be quoted, expected literal string
+        6 | settle = 2s
+          |          ^^
+       way out: write texts in quotes: key = "value"
+    "#);
+    insta::assert_snapshot!(error_after("[copy.binaries]\nrepository = main\n"), @r#"
+    /etc/holdfast/holdfast.toml:6:14: string values must be quoted, expected literal string
+        6 | repository = main
+          |              ^^^^
+       way out: write texts in quotes: key = "value"
+    "#);
+    insta::assert_snapshot!(error_after("[copy.binaries\n"), @r#"
+    /etc/holdfast/holdfast.toml:5:15: unclosed table, expected `]`
+        5 | [copy.binaries
+          |               ^
+       way out: a line is key = value, [table], or # comment; texts stand in quotes
+    "#);
+    insta::assert_snapshot!(error_after("[copy.a]\n[copy.a]\n"), @r#"
+    /etc/holdfast/holdfast.toml:6:7: duplicate key `a`
+        6 | [copy.a]
+          |       ^
+       way out: each name stands once: take one of them out, or give it another name
+    "#);
+    insta::assert_snapshot!(error("[service]\nstate_dir = \"/var"), @r#"
+    /etc/holdfast/holdfast.toml:2:18: invalid basic string, expected `"`
+        2 | state_dir = "/var
+          |                  ^
+       way out: a line is key = value, [table], or # comment; texts stand in quotes
+    "#);
+}
+
+#[test]
+fn values_of_the_wrong_type_say_what_belongs_there() {
+    insta::assert_snapshot!(error("[repository.main]\nbinaries = 4\n"), @r#"
+    /etc/holdfast/holdfast.toml:2:12: `binaries` is the number `4`, not a path in quotes
+        2 | binaries = 4
+          |            ^
+       way out: write for example binaries = "/srv/fcrepo4-data/fcrepo.binary.directory"
+    "#);
+    insta::assert_snapshot!(error("[repository.main]\nbinaries = \"/b\"\nlayout = 3\n"), @r#"
+    /etc/holdfast/holdfast.toml:3:10: `layout` is the number `3`, not the name of a layout or a table
+        3 | layout = 3
+          |          ^
+       way out: write for example layout = "modeshape"
+    "#);
+    insta::assert_snapshot!(error_after("[copy.binaries]\nparallel = 0\n"), @r#"
+    /etc/holdfast/holdfast.toml:6:12: `parallel` is the number `0`, not a whole number from 1 to 256
+        6 | parallel = 0
+          |            ^
+       way out: write for example parallel = 32
+    "#);
+    insta::assert_snapshot!(error_after("[copy.binaries]\nparallel = \"8\"\n"), @r#"
+    /etc/holdfast/holdfast.toml:6:12: `parallel` is the text "8", not a whole number from 1 to 256
+        6 | parallel = "8"
+          |            ^^^
+       way out: write for example parallel = 32
+    "#);
+    insta::assert_snapshot!(error_after("[copy.binaries]\nsettle = 2.5\n"), @r#"
+    /etc/holdfast/holdfast.toml:6:10: `settle` is the number `2.5`, not a duration in quotes, with a unit
+        6 | settle = 2.5
+          |          ^^^
+       way out: write for example settle = "2s"
+    "#);
+    insta::assert_snapshot!(error("[destination.s3]\nurl = \"s3://bucket\"\npath_style = \"yes\"\n"), @r#"
+    /etc/holdfast/holdfast.toml:3:14: `path_style` is the text "yes", not true or false
+        3 | path_style = "yes"
+          |              ^^^^^
+       way out: write for example path_style = true
+    "#);
+    insta::assert_snapshot!(error("[repository]\nbinaries = \"/b\"\n"), @r#"
+    /etc/holdfast/holdfast.toml:2:12: `binaries` stands in [repository], which has no name
+        2 | binaries = "/b"
+          |            ^^^^
+       way out: write the header as [repository.main], or with a name of your own
+    "#);
+    insta::assert_snapshot!(error_after("[[copy]]\nname = \"binaries\"\n"), @r#"
+    /etc/holdfast/holdfast.toml:5:1: `copy` is a list, not a table with a name
+        5 | [[copy]]
+          | ^^^^^^^^
+       way out: write a header such as [copy.main]
+    "#);
+}
+
+#[test]
+fn missing_keys_point_at_the_table() {
+    insta::assert_snapshot!(error("[repository.main]\nlayout = \"modeshape\"\n"), @r#"
+    /etc/holdfast/holdfast.toml:1:1: [repository.main] has no `binaries`
+        1 | [repository.main]
+          | ^^^^^^^^^^^^^^^^^
+       way out: add binaries = "/srv/fcrepo4-data/fcrepo.binary.directory"
+    "#);
+    insta::assert_snapshot!(error("[destination.s3]\nregion = \"eu\"\n"), @r#"
+    /etc/holdfast/holdfast.toml:1:1: [destination.s3] has no `url`
+        1 | [destination.s3]
+          | ^^^^^^^^^^^^^^^^
+       way out: add url = "s3://bucket/prefix" or "file:///var/backups/holdfast"
+    "#);
+    insta::assert_snapshot!(error("[destination.s3]\nurl = \"s3://bucket\"\ncredentials = { access_key_file = \"a\" }\n"), @r#"
+    /etc/holdfast/holdfast.toml:3:15: [destination.s3.credentials] has no `secret_key_file`
+        3 | credentials = { access_key_file = "a" }
+          |               ^^^^^^^^^^^^^^^^^^^^^^^^^
+       way out: add secret_key_file = "secret-key"
+    "#);
+    insta::assert_snapshot!(error("[repository.main]\nbinaries = \"/b\"\n[repository.main.documents]\n"), @r#"
+    /etc/holdfast/holdfast.toml:3:1: [repository.main.documents] has no `directory`
+        3 | [repository.main.documents]
+          | ^^^^^^^^^^^^^^^^^^^^^^^^^^^
+       way out: add directory = "/srv/modeshape-backup"
+    "#);
+}
+
+#[test]
+fn values_that_cannot_be_say_why() {
+    insta::assert_snapshot!(error_after("[copy.binaries]\nsettle = \"60\"\n"), @r#"
+    /etc/holdfast/holdfast.toml:6:10: the duration `60` has no unit
+        6 | settle = "60"
+          |          ^^^^
+       way out: write "60s" for seconds; the units are ms, s, m, h
+    "#);
+    insta::assert_snapshot!(error_after("[copy.binaries]\nsettle = \"a while\"\n"), @r#"
+    /etc/holdfast/holdfast.toml:6:10: `a while` is not a duration
+        6 | settle = "a while"
+          |          ^^^^^^^^^
+       way out: write a number and a unit, such as "500ms", "2s", "1m 30s"
+    "#);
+    insta::assert_snapshot!(error_after("[backup.full]\nvolume = \"10\"\n"), @r#"
+    /etc/holdfast/holdfast.toml:6:10: the size `10` has no unit
+        6 | volume = "10"
+          |          ^^^^
+       way out: write "10MiB" or "10GiB"; the units are B, KiB, MiB, GiB, TiB, KB, MB, GB, TB
+    "#);
+    insta::assert_snapshot!(error_after("[backup.full]\nvolume = \"1TiB\"\n"), @r#"
+    /etc/holdfast/holdfast.toml:6:10: a volume of 1TiB could need more than the 10,000 parts that S3 gives an upload
+        6 | volume = "1TiB"
+          |          ^^^^^^
+       way out: use at most "64GiB"; an archive has as many volumes as it needs
+    "#);
+    insta::assert_snapshot!(error("[repository.main]\nbinaries = \"\"\n"), @r#"
+    /etc/holdfast/holdfast.toml:2:12: the text is empty
+        2 | binaries = ""
+          |            ^^
+       way out: write a value, or leave the line out where there is a default
+    "#);
+    insta::assert_snapshot!(error("[repository.main]\nbinaries = \"/b\"\nlayout = \"modshape\"\n"), @r#"
+    /etc/holdfast/holdfast.toml:3:10: there is no layout `modshape`
+        3 | layout = "modshape"
+          |          ^^^^^^^^^^
+       way out: did you mean `modeshape`? known layouts: modeshape, jackrabbit, artifactory, git-lfs, or { algorithm = "sha1", levels = 3, width = 2, suffix = "" }
+    "#);
+    insta::assert_snapshot!(error("[repository.main]\nbinaries = \"/b\"\nlayout = { algorithm = \"md5\", levels = 1, width = 2 }\n"), @r#"
+    /etc/holdfast/holdfast.toml:3:24: `md5` is no algorithm that names binaries
+        3 | layout = { algorithm = "md5", levels = 1, width = 2 }
+          |                        ^^^^^
+       way out: write "sha1" or "sha256"
+    "#);
+    insta::assert_snapshot!(error("[repository.main]\nbinaries = \"/b\"\nlayout = { algorithm = \"sha1\", levels = 1, width = 2, suffix = \".gz\" }\n"), @r#"
+    /etc/holdfast/holdfast.toml:3:10: the suffix `.gz` is that of compressed files, whose content does not have the digest in the name
+        3 | layout = { algorithm = "sha1", levels = 1, width = 2, suffix = ".gz" }
+          |          ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+       way out: describe the store as it is on disk: { algorithm = "sha1", levels = 3, width = 2, suffix = "" }
+    "#);
+    insta::assert_snapshot!(error("[destination.disk]\nurl = \"/var/backups\"\n"), @r#"
+    /etc/holdfast/holdfast.toml:2:7: `/var/backups` is not the url of a destination
+        2 | url = "/var/backups"
+          |       ^^^^^^^^^^^^^^
+       way out: for this directory write "file:///var/backups"
+    "#);
+    insta::assert_snapshot!(error("[destination.disk]\nurl = \"file://var/backups\"\n"), @r#"
+    /etc/holdfast/holdfast.toml:2:7: `file://var/backups` has two slashes, so `var/backups` would begin with the name of a machine
+        2 | url = "file://var/backups"
+          |       ^^^^^^^^^^^^^^^^^^^^
+       way out: write "file:///var/backups" from the root, or "file:var/backups" beside this file
+    "#);
+    insta::assert_snapshot!(error("[destination.s3]\nurl = \"s3://bucket/a//b\"\n"), @r#"
+    /etc/holdfast/holdfast.toml:2:7: `a//b` cannot be a prefix
+        2 | url = "s3://bucket/a//b"
+          |       ^^^^^^^^^^^^^^^^^^
+       way out: use up to 512 bytes, without `//`, `\`, and parts that are `.` or `..`
+    "#);
+    insta::assert_snapshot!(error("[destination.s3]\nurl = \"s3://bucket\"\nstorage_class = \"DEEP_ARCHIVE\"\n"), @r#"
+    /etc/holdfast/holdfast.toml:3:17: what lies in `DEEP_ARCHIVE` cannot be read at once, so nothing there could be proved restorable
+        3 | storage_class = "DEEP_ARCHIVE"
+          |                 ^^^^^^^^^^^^^^
+       way out: use GLACIER_IR, or a lifecycle rule of the bucket that moves binaries later
+    "#);
+    insta::assert_snapshot!(error_after("[copy.\"two words\"]\n"), @r#"
+    /etc/holdfast/holdfast.toml:5:7: `two words` cannot be a name
+        5 | [copy."two words"]
+          |       ^^^^^^^^^^^
+       way out: use 1 to 64 letters, digits, `-` and `_`: [copy.NAME]
+    "#);
+}
+
+#[test]
+fn jobs_name_what_exists() {
+    insta::assert_snapshot!(error_after("[copy.binaries]\nrepository = \"mian\"\ndestination = \"s3\"\n"), @r#"
+    /etc/holdfast/holdfast.toml:6:14: there is no [repository.mian]
+        6 | repository = "mian"
+          |              ^^^^^^
+       way out: did you mean `main`? known repositories: main
+
+    /etc/holdfast/holdfast.toml:7:15: there is no [destination.s3]
+        7 | destination = "s3"
+          |               ^^^^
+       way out: known destinations: disk
+    "#);
+    insta::assert_snapshot!(error_after("[repository.second]\nbinaries = \"/srv/second\"\n[copy.binaries]\n"), @r#"
+    /etc/holdfast/holdfast.toml:7:7: [copy.binaries] does not say which repository, and there are 2
+        7 | [copy.binaries]
+          |       ^^^^^^^^
+       way out: add repository = "main" or another of: main, second
+    "#);
+}
+
+#[test]
+fn something_must_be_backed_up_and_go_somewhere() {
+    insta::assert_snapshot!(error(""), @r#"
+    /etc/holdfast/holdfast.toml: there is no repository, so nothing to back up
+       way out: add [repository.main] with binaries = "/path/to/the/binary/store"
+
+    /etc/holdfast/holdfast.toml: there is no destination, so nowhere for backups to go
+       way out: add [destination.main] with url = "s3://bucket/prefix" or "file:///directory"
+    "#);
+    insta::assert_snapshot!(error("[repository.main]\nbinaries = \"/b\"\n[copy.binaries]\n"), @r#"
+    /etc/holdfast/holdfast.toml: there is no destination, so nowhere for backups to go
+       way out: add [destination.main] with url = "s3://bucket/prefix" or "file:///directory"
+    "#);
+}
+
+#[test]
+fn places_do_not_lie_inside_each_other() {
+    insta::assert_snapshot!(error_after("[destination.again]\nurl = \"file:///var/backups/../backups\"\n"), @r#"
+    /etc/holdfast/holdfast.toml:6:7: [destination.again] is the same place as [destination.disk] (line 4)
+        6 | url = "file:///var/backups/../backups"
+          |       ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+       way out: give each destination a place of its own, side by side, or take one of them out
+    "#);
+    insta::assert_snapshot!(error_after("[repository.second]\nbinaries = \"/srv/binaries/second\"\n"), @r#"
+    /etc/holdfast/holdfast.toml:6:12: the binaries of [repository.second] are inside those of [repository.main] (line 2)
+        6 | binaries = "/srv/binaries/second"
+          |            ^^^^^^^^^^^^^^^^^^^^^^
+       way out: give each repository a directory of its own, or take one of them out
+    "#);
+    insta::assert_snapshot!(
+        error_after(
+            "[repository.main.documents]\ndirectory = \"/var/backups/documents\"\n\
+             [destination.inside]\nurl = \"file:///srv/binaries/backups\"\n\
+             [service]\nstate_dir = \"/srv/binaries\"\n"
+        ),
+        @r#"
+    /etc/holdfast/holdfast.toml:4:7: [destination.disk] is around the documents of [repository.main] (line 6)
+        4 | url = "file:///var/backups"
+          |       ^^^^^^^^^^^^^^^^^^^^^
+       way out: choose a directory outside, better on another disk
+
+    /etc/holdfast/holdfast.toml:8:7: [destination.inside] is inside the binaries of [repository.main] (line 2)
+        8 | url = "file:///srv/binaries/backups"
+          |       ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+       way out: choose a directory outside, better on another disk
+
+    /etc/holdfast/holdfast.toml:10:13: `state_dir` is the same place as the binaries of [repository.main] (line 2)
+       10 | state_dir = "/srv/binaries"
+          |             ^^^^^^^^^^^^^^^
+       way out: nothing of ours lies in a repository: choose another directory, such as "/var/lib/holdfast"
+    "#
+    );
+    insta::assert_snapshot!(
+        error_after(
+            "[destination.a]\nurl = \"s3://bucket/a\"\n\
+             [destination.a-nested]\nurl = \"s3://bucket/a/b\"\n\
+             [destination.elsewhere]\nurl = \"s3://bucket/a\"\nendpoint = \"http://127.0.0.1:8333\"\n\
+             [destination.beside]\nurl = \"s3://bucket/ab\"\n"
+        ),
+        @r#"
+    /etc/holdfast/holdfast.toml:8:7: [destination.a-nested] is inside [destination.a] (line 6)
+        8 | url = "s3://bucket/a/b"
+          |       ^^^^^^^^^^^^^^^^^
+       way out: give each destination a place of its own, side by side, or take one of them out
+    "#
+    );
+}
+
+#[test]
+fn a_directory_takes_no_settings_of_s3_and_a_key_needs_its_encryption() {
+    insta::assert_snapshot!(error_after("endpoint = \"http://127.0.0.1:8333\"\nsse = \"AES256\"\n"), @r#"
+    /etc/holdfast/holdfast.toml:5:1: `endpoint` is for S3, and [destination.disk] is a directory
+        5 | endpoint = "http://127.0.0.1:8333"
+          | ^^^^^^^^
+       way out: take `endpoint` out, or write url = "s3://bucket/prefix"
+
+    /etc/holdfast/holdfast.toml:6:1: `sse` is for S3, and [destination.disk] is a directory
+        6 | sse = "AES256"
+          | ^^^
+       way out: take `sse` out, or write url = "s3://bucket/prefix"
+    "#);
+    insta::assert_snapshot!(error_after("[destination.s3]\nurl = \"s3://bucket\"\nkms_key = \"alias/a\"\n"), @r#"
+    /etc/holdfast/holdfast.toml:7:1: `kms_key` without encryption by that key
+        7 | kms_key = "alias/a"
+          | ^^^^^^^
+       way out: add sse = "aws:kms", or take `kms_key` out
+    "#);
+}
+
+#[test]
+fn a_file_that_cannot_be_read_says_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = |path: &Path| Config::load(path).unwrap_err().to_string().replace(dir.path().to_str().unwrap(), "DIR");
+    insta::assert_snapshot!(error(&dir.path().join("holdfast.toml")), @r#"
+    DIR/holdfast.toml: there is no such file
+       way out: `holdfast init` writes a first configuration; `--config FILE` names another
+    "#);
+    insta::assert_snapshot!(error(dir.path()), @r#"
+    DIR: this is a directory
+       way out: name the file in it with `--config FILE`
+    "#);
+    let latin = dir.path().join("latin.toml");
+    std::fs::write(&latin, b"[service]\n# f\xfcr\n").unwrap();
+    insta::assert_snapshot!(error(&latin), @r#"
+    DIR/latin.toml: line 2 is not UTF-8
+       way out: save the file in the encoding UTF-8
+    "#);
+}
+
+#[test]
+fn a_loaded_configuration_has_absolute_paths_and_may_begin_with_a_byte_order_mark() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("holdfast.toml");
+    std::fs::write(&file, "\u{feff}[repository.main]\nbinaries = \"b\"\n[destination.disk]\nurl = \"file:d\"\n")
+        .unwrap();
+    let config = Config::load(&file).unwrap();
+    assert_eq!(config.file, file);
+    assert_eq!(config.repositories["main"].binaries, dir.path().join("b"));
+}
+
+proptest! {
+    #[test]
+    fn a_slip_anywhere_in_a_configuration_is_answered_and_points_into_the_file(
+        at in 0..EXAMPLE.len(), taken in 0..12_usize, put in "[a-z\"=\\[\\]{}#.\n\r\tä0-9]{0,3}"
+    ) {
+        let full = uncommented(EXAMPLE);
+        let from = full.floor_char_boundary(at);
+        let to = full.floor_char_boundary(from + taken);
+        let text = format!("{}{put}{}", &full[..from], &full[to..]);
+        if let Err(error) = Config::parse(&text, Path::new(FILE)) {
+            prop_assert!(error.to_string().contains("way out: "));
+            for spot in error.problems.iter().filter_map(|problem| problem.spot.as_ref()) {
+                prop_assert!(spot.line <= text.matches('\n').count() + 1);
+                prop_assert!(spot.column + spot.width <= spot.text.chars().count() + 2);
+            }
+        }
+    }
+}
