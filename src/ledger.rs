@@ -122,10 +122,10 @@ fn is_damage(error: &anyhow::Error) -> bool {
 }
 
 fn set_aside(path: &Path, cause: &str) -> anyhow::Result<SetAside> {
-    let to = (1..)
+    let to = (1..=u32::MAX)
         .map(|number| path.with_extension(format!("db.damaged-{number}")))
         .find(|to| !to.exists())
-        .expect("the numbers do not end");
+        .expect("there are not four billion damaged ledgers");
     fs::rename(path, &to).with_context(|| format!("set damaged ledger `{}` aside", path.display()))?;
     for extension in ["db-wal", "db-shm"] {
         let beside = path.with_extension(extension);

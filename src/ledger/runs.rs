@@ -111,7 +111,7 @@ fn read_run(row: &Row<'_>) -> rusqlite::Result<Run> {
         started: parsed::<Timestamp>(row, "started")?,
         finished: row
             .get::<_, Option<String>>("finished")?
-            .map(|text| text.parse().map_err(|error: jiff::Error| unreadable("finished", error.to_string())))
+            .map(|text| text.parse().map_err(|error: jiff::Error| unreadable("finished", error)))
             .transpose()?,
         progress: from_json(row, "progress")?,
         counts: from_json(row, "counts")?,
@@ -123,14 +123,14 @@ fn read_run(row: &Row<'_>) -> rusqlite::Result<Run> {
 }
 
 fn parsed<T: std::str::FromStr<Err: ToString>>(row: &Row<'_>, column: &str) -> rusqlite::Result<T> {
-    row.get::<_, String>(column)?.parse().map_err(|error: T::Err| unreadable(column, error.to_string()))
+    row.get::<_, String>(column)?.parse().map_err(|error: T::Err| unreadable(column, error))
 }
 
 fn from_json<T: serde::de::DeserializeOwned>(row: &Row<'_>, column: &str) -> rusqlite::Result<T> {
-    serde_json::from_str(&row.get::<_, String>(column)?).map_err(|error| unreadable(column, error.to_string()))
+    serde_json::from_str(&row.get::<_, String>(column)?).map_err(|error| unreadable(column, error))
 }
 
-fn unreadable(column: &str, cause: String) -> rusqlite::Error {
+fn unreadable(column: &str, cause: impl std::fmt::Display) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(0, Type::Text, format!("column {column}: {cause}").into())
 }
 

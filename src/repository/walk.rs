@@ -194,7 +194,9 @@ fn read_top(shared: &Shared) -> Result<Top, Errno> {
     })?;
     let mut beside = shared.beside.lock().unwrap_or_else(PoisonError::into_inner);
     beside.records = records;
-    foreign.into_iter().for_each(|name| beside.add(name));
+    for name in foreign {
+        beside.add(name);
+    }
     drop(beside);
     if layout.levels == 0 {
         flat.sort_unstable();

@@ -1,2 +1,5 @@
 //! The integration tests: one binary, because linking the AWS SDK takes longer than running them.
+
 mod configuration;
+mod s3_memory;
+mod s3_memory_tests;
