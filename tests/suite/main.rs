@@ -1,1 +1,4 @@
 //! The integration tests: one binary, because linking the AWS SDK takes longer than running them.
+
+mod s3_memory;
+mod s3_memory_tests;

@@ -1,0 +1,70 @@
+//! The S3 server of the tests as a process of its own, for the benchmark and for trials by hand.
+//!
+//! On SIGTERM or SIGINT it prints one line of JSON, the requests and the bytes of every operation, and exits.
+
+#![expect(clippy::print_stdout, reason = "it reports to a person or a script")]
+
+#[expect(dead_code, unused_imports, reason = "the tests use all of it")]
+#[path = "../tests/suite/s3_memory.rs"]
+mod s3_memory;
+
+use anyhow::Context;
+use clap::Parser;
+use serde_json::Map;
+use serde_json::json;
+use tokio::signal::unix::SignalKind;
+use tokio::signal::unix::signal;
+
+use crate::s3_memory::ACCESS_KEY;
+use crate::s3_memory::Checking;
+use crate::s3_memory::Options;
+use crate::s3_memory::SECRET_KEY;
+use crate::s3_memory::Server;
+
+#[derive(Parser)]
+struct Arguments {
+    /// Where to listen on the loopback interface; 0 takes a free port
+    #[arg(long, default_value_t = 9000)]
+    port: u16,
+    /// The bucket that is there
+    #[arg(long, default_value = "holdfast")]
+    bucket: String,
+    #[arg(long, default_value = ACCESS_KEY)]
+    access_key: String,
+    #[arg(long, default_value = SECRET_KEY)]
+    secret_key: String,
+    /// Forget the bodies of objects whose key contains TEXT (default: all), and believe the checksums they come with
+    #[arg(long, value_name = "TEXT", num_args = 0..=1, default_missing_value = "")]
+    drop_bodies: Option<String>,
+    /// Believe the checksums that bodies come with
+    #[arg(long)]
+    no_verify: bool,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    let believe = arguments.no_verify || arguments.drop_bodies.is_some();
+    let server = Server::start(Options {
+        port: arguments.port,
+        bucket: arguments.bucket,
+        access_key: arguments.access_key,
+        secret_key: arguments.secret_key,
+        threads: 2,
+        log_limit: 0,
+        checksums: if believe { Checking::Believe } else { Checking::Verify },
+        drop_bodies: arguments.drop_bodies,
+        ..Options::default()
+    });
+    println!("listening on {} with bucket {}", server.endpoint(), server.bucket());
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    let counts = server.counts().into_iter();
+    let counts = counts.map(|(name, count)| (name.into(), json!({"requests": count.requests, "bytes": count.bytes})));
+    println!("{}", serde_json::Value::Object(counts.collect::<Map<_, _>>()));
+    Ok(())
+}
