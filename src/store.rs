@@ -3,10 +3,15 @@
 //! A store holds objects under [`Key`]s. Nothing is ever overwritten: an object is there whole and as it was sent,
 //! or it is not there. `tests/suite/conformance.rs` states the rest, and every adapter passes it.
 
+pub mod directory;
+pub mod memory;
+pub mod retry;
+pub mod s3;
+
 use std::fmt;
 
 use async_trait::async_trait;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
 use crate::model::digest::Digest;
@@ -25,7 +30,8 @@ pub trait ObjectStore: fmt::Debug + Send + Sync {
     /// Stores a new object whose content has this digest.
     ///
     /// Durable when it returns. [`Kind::AlreadyExists`](ErrorKind::AlreadyExists) if the key is taken, whatever lies
-    /// there; [`ErrorKind::Corrupt`] if what arrived does not have the digest, and then nothing is stored.
+    /// there; [`ErrorKind::Corrupt`] if what arrived does not have the digest, and then nothing is stored (a store
+    /// that does not check on arrival keeps the damaged object; that is [`Capabilities::verifies_sha1`]).
     async fn put(&self, key: &Key, body: Bytes, digest: &Digest) -> Result<(), StoreError>;
 
     /// Begins an object that arrives in parts; nothing is there before [`Upload::complete`].
@@ -56,8 +62,8 @@ pub trait ObjectStore: fmt::Debug + Send + Sync {
 
 /// An object on its way, part by part. Parts may go in any order and side by side.
 ///
-/// It ends in exactly one of [`complete`](Upload::complete) and [`abort`](Upload::abort); one that is dropped stays
-/// behind as [`Unfinished`].
+/// It ends in exactly one of [`complete`](Upload::complete) and [`abort`](Upload::abort); one that is dropped, or whose
+/// completion came to nothing, stays behind as [`Unfinished`].
 #[async_trait]
 #[must_use]
 pub trait Upload: fmt::Debug + Send + Sync {
@@ -67,12 +73,23 @@ pub trait Upload: fmt::Debug + Send + Sync {
     /// Sends part `number`, from 1; every part but the last is at least 5 MiB. Sending one again replaces it.
     async fn part(&self, number: u32, body: Bytes) -> Result<PartReceipt, StoreError>;
 
+    /// One try at [`complete`](Upload::complete), for adapters and wrappers: after [`ErrorKind::Unavailable`] it may be
+    /// called again, and notices when the try before had come through.
+    async fn try_complete(&self, parts: &[PartReceipt]) -> Result<(), StoreError>;
+
+    /// One try at [`abort`](Upload::abort), for adapters and wrappers.
+    async fn try_abort(&self) -> Result<(), StoreError>;
+
     /// Makes the object of all parts, given in order. Durable when it returns; [`ErrorKind::AlreadyExists`] if the
     /// key was taken meanwhile.
-    async fn complete(self: Box<Self>, parts: Vec<PartReceipt>) -> Result<(), StoreError>;
+    async fn complete(self: Box<Self>, parts: Vec<PartReceipt>) -> Result<(), StoreError> {
+        self.try_complete(&parts).await
+    }
 
     /// Takes the parts away.
-    async fn abort(self: Box<Self>) -> Result<(), StoreError>;
+    async fn abort(self: Box<Self>) -> Result<(), StoreError> {
+        self.try_abort().await
+    }
 }
 
 /// The content of an object, piece by piece.
@@ -83,6 +100,15 @@ pub trait Download: Send {
 
     /// The next piece; none at the end. Fewer bytes than [`size`](Download::size) are an error, never an end.
     async fn chunk(&mut self) -> Result<Option<Bytes>, StoreError>;
+}
+
+/// All that a download still brings; for objects known to be small.
+pub async fn read_to_end(mut download: Box<dyn Download>) -> Result<Bytes, StoreError> {
+    let mut content = BytesMut::new();
+    while let Some(piece) = download.chunk().await? {
+        content.extend_from_slice(&piece);
+    }
+    Ok(content.freeze())
 }
 
 /// What a part left behind, to be handed to [`Upload::complete`].
@@ -105,6 +131,13 @@ pub struct ByteRange {
     pub from: u64,
     /// How many; more than there are is an error.
     pub len: u64,
+}
+
+impl ByteRange {
+    /// Whether an object of this size has all of it.
+    pub fn fits(&self, size: u64) -> bool {
+        self.from.checked_add(self.len).is_some_and(|end| end <= size)
+    }
 }
 
 /// What is known of an object without fetching it.

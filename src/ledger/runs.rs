@@ -122,7 +122,7 @@ fn read_run(row: &Row<'_>) -> rusqlite::Result<Run> {
     })
 }
 
-fn parsed<T: std::str::FromStr<Err: ToString>>(row: &Row<'_>, column: &str) -> rusqlite::Result<T> {
+fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(row: &Row<'_>, column: &str) -> rusqlite::Result<T> {
     row.get::<_, String>(column)?.parse().map_err(|error: T::Err| unreadable(column, error))
 }
 

@@ -1,0 +1,352 @@
+//! Trying again: a store around another that repeats what the other could not do just now.
+//!
+//! Only [`ErrorKind::Unavailable`] is tried again, and [`ErrorKind::Corrupt`] once: bytes may be damaged on their way,
+//! but not time and again. Before an object is sent again we look whether the first try had come through.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
+
+use crate::model::digest::Digest;
+use crate::model::key::Key;
+use crate::store::{
+    ByteRange, Capabilities, Download, ErrorKind, ObjectInfo, ObjectStore, Page, PageToken, PartReceipt, StoreError,
+    Unfinished, Upload, read_to_end,
+};
+
+/// How often and how patiently a request is tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetryPolicy {
+    /// How often in all, the first try included.
+    pub attempts: u32,
+    /// The longest wait after the first try; it doubles with each, and the wait is a random part of it.
+    pub first: Duration,
+    /// The longest wait of all.
+    pub longest: Duration,
+}
+
+impl Default for RetryPolicy {
+    /// Rides out about a minute of a store that answers at once that it is busy.
+    fn default() -> Self {
+        Self { attempts: 20, first: Duration::from_millis(50), longest: Duration::from_secs(5) }
+    }
+}
+
+impl RetryPolicy {
+    /// The wait after this many tries: anything up to a limit that doubles ("full jitter"), so that many that were
+    /// turned away together do not come back together.
+    fn wait(&self, tries: u32) -> Duration {
+        let doubled = 1_u32.checked_shl(tries.saturating_sub(1)).unwrap_or(u32::MAX);
+        self.first.saturating_mul(doubled).min(self.longest).mul_f64(fastrand::f64())
+    }
+}
+
+/// Counts what goes to a store.
+#[derive(Debug, Default)]
+pub struct Meter {
+    /// Requests made, every try included.
+    pub requests: AtomicU64,
+    /// Of those: tries after a first one that came to nothing.
+    pub retries: AtomicU64,
+}
+
+impl Meter {
+    /// Requests and retries so far.
+    pub fn read(&self) -> (u64, u64) {
+        (self.requests.load(Ordering::Relaxed), self.retries.load(Ordering::Relaxed))
+    }
+}
+
+/// A store around another that tries again what may succeed later.
+#[derive(Debug)]
+pub struct Retrying {
+    inner: Arc<dyn ObjectStore>,
+    retry: Retry,
+}
+
+impl Retrying {
+    /// Puts the policy around a store.
+    pub fn new(inner: Arc<dyn ObjectStore>, policy: RetryPolicy) -> Self {
+        Self { inner, retry: Retry { policy, stop: None, meter: Arc::default() } }
+    }
+
+    /// Waits no longer and tries nothing again once the token is cancelled. What is under way ends by itself, and
+    /// first tries are still made: a run that stops has an upload to abort.
+    #[must_use]
+    pub fn until(mut self, stop: CancellationToken) -> Self {
+        self.retry.stop = Some(stop);
+        self
+    }
+
+    /// Counts the requests of this store, its uploads and its downloads.
+    pub fn meter(&self) -> Arc<Meter> {
+        Arc::clone(&self.retry.meter)
+    }
+
+    /// What lies where a put of unknown outcome was to leave its object.
+    async fn lying(&self, key: &Key, body: &Bytes, digest: &Digest) -> Result<Lying, StoreError> {
+        let info = match self.head(key).await {
+            Ok(info) => info,
+            Err(error) if error.kind == ErrorKind::NotFound => return Ok(Lying::Nothing),
+            // Who may write and not read cannot look; the store's own refusal to overwrite has to do.
+            Err(error) if error.kind == ErrorKind::Denied => return Ok(Lying::Unknown),
+            Err(error) => return Err(error),
+        };
+        if info.bytes != body.len() as u64 {
+            return Ok(Lying::Other);
+        }
+        let same = match info.digest {
+            Some(found) if found.algorithm() == digest.algorithm() => found == *digest,
+            _ => digest.matches(&read_to_end(self.get(key, None).await?).await?),
+        };
+        Ok(if same { Lying::Same } else { Lying::Other })
+    }
+}
+
+enum Lying {
+    Nothing,
+    Same,
+    Other,
+    Unknown,
+}
+
+#[derive(Clone, Debug)]
+struct Retry {
+    policy: RetryPolicy,
+    stop: Option<CancellationToken>,
+    meter: Arc<Meter>,
+}
+
+impl Retry {
+    fn tries(&self) -> Tries<'_> {
+        Tries { retry: self, made: 0, damaged: false }
+    }
+
+    async fn run<T, F>(&self, mut request: impl FnMut() -> F) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        let mut tries = self.tries();
+        loop {
+            tries.count();
+            match request().await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => tries.again(error).await?,
+            }
+        }
+    }
+
+    /// Completes after the wait, or gives the error back if there is no sense in waiting.
+    async fn wait(&self, tries: u32, mut error: StoreError) -> Result<(), StoreError> {
+        if tries >= self.policy.attempts {
+            error.cause = format!("{} (tried {tries} times)", error.cause);
+            return Err(error);
+        }
+        let pause = tokio::time::sleep(self.policy.wait(tries));
+        let Some(stop) = &self.stop else {
+            pause.await;
+            return Ok(());
+        };
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => Err(error),
+            () = pause => Ok(()),
+        }
+    }
+}
+
+/// The tries at one request.
+struct Tries<'a> {
+    retry: &'a Retry,
+    made: u32,
+    damaged: bool,
+}
+
+impl Tries<'_> {
+    fn count(&mut self) {
+        self.made += 1;
+        self.retry.meter.requests.fetch_add(1, Ordering::Relaxed);
+        if self.made > 1 {
+            self.retry.meter.retries.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Waits for the next try, or gives the error back if there is none.
+    async fn again(&mut self, error: StoreError) -> Result<(), StoreError> {
+        let worth_it = match error.kind {
+            ErrorKind::Unavailable => true,
+            ErrorKind::Corrupt => !std::mem::replace(&mut self.damaged, true),
+            _ => false,
+        };
+        if worth_it { self.retry.wait(self.made, error).await } else { Err(error) }
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Retrying {
+    fn place(&self) -> &str {
+        self.inner.place()
+    }
+
+    /// After a try of unknown outcome, an object with the same digest is ours, and the put has succeeded.
+    async fn put(&self, key: &Key, body: Bytes, digest: &Digest) -> Result<(), StoreError> {
+        let mut tries = self.retry.tries();
+        let mut doubtful = false;
+        let mut damaged = None;
+        loop {
+            tries.count();
+            let Err(error) = self.inner.put(key, body.clone(), digest).await else { return Ok(()) };
+            match error.kind {
+                ErrorKind::AlreadyExists => {
+                    // A store that does not check on arrival holds what came out damaged: that is the news.
+                    let error = damaged.unwrap_or(error);
+                    let ours = doubtful && matches!(self.lying(key, &body, digest).await?, Lying::Same);
+                    return if ours { Ok(()) } else { Err(error) };
+                }
+                ErrorKind::Unavailable => {
+                    let (action, cause) = (error.action.clone(), error.cause.clone());
+                    doubtful = true;
+                    tries.again(error).await?;
+                    match self.lying(key, &body, digest).await? {
+                        Lying::Same => return Ok(()),
+                        Lying::Other => {
+                            let cause = format!("there is another object of that name (first: {cause})");
+                            return Err(damaged.unwrap_or(StoreError::new(ErrorKind::AlreadyExists, action, cause)));
+                        }
+                        Lying::Nothing | Lying::Unknown => {}
+                    }
+                }
+                _ => {
+                    if error.kind == ErrorKind::Corrupt {
+                        damaged = Some(StoreError::new(error.kind, error.action.clone(), error.cause.clone()));
+                    }
+                    tries.again(error).await?;
+                }
+            }
+        }
+    }
+
+    async fn begin(&self, key: &Key) -> Result<Box<dyn Upload>, StoreError> {
+        let inner = self.retry.run(|| self.inner.begin(key)).await?;
+        Ok(Box::new(RetryingUpload { inner, retry: self.retry.clone() }))
+    }
+
+    async fn head(&self, key: &Key) -> Result<ObjectInfo, StoreError> {
+        self.retry.run(|| self.inner.head(key)).await
+    }
+
+    async fn get(&self, key: &Key, range: Option<ByteRange>) -> Result<Box<dyn Download>, StoreError> {
+        let inner = self.retry.run(|| self.inner.get(key, range)).await?;
+        let (size, from) = (inner.size(), range.map_or(0, |range| range.from));
+        Ok(Box::new(ResumingDownload {
+            store: Arc::clone(&self.inner),
+            retry: self.retry.clone(),
+            key: key.clone(),
+            size,
+            rest: ByteRange { from, len: size },
+            inner: Some(inner),
+        }))
+    }
+
+    async fn list(&self, prefix: &str, page: Option<&PageToken>) -> Result<Page, StoreError> {
+        self.retry.run(|| self.inner.list(prefix, page)).await
+    }
+
+    async fn unfinished(&self, prefix: &str) -> Result<Vec<Unfinished>, StoreError> {
+        self.retry.run(|| self.inner.unfinished(prefix)).await
+    }
+
+    async fn abort(&self, upload: &Unfinished) -> Result<(), StoreError> {
+        self.retry.run(|| self.inner.abort(upload)).await
+    }
+
+    async fn delete(&self, key: &Key) -> Result<(), StoreError> {
+        self.retry.run(|| self.inner.delete(key)).await
+    }
+
+    async fn probe(&self) -> Result<Capabilities, StoreError> {
+        self.retry.run(|| self.inner.probe()).await
+    }
+}
+
+#[derive(Debug)]
+struct RetryingUpload {
+    inner: Box<dyn Upload>,
+    retry: Retry,
+}
+
+#[async_trait]
+impl Upload for RetryingUpload {
+    fn unfinished(&self) -> Unfinished {
+        self.inner.unfinished()
+    }
+
+    async fn part(&self, number: u32, body: Bytes) -> Result<PartReceipt, StoreError> {
+        self.retry.run(|| self.inner.part(number, body.clone())).await
+    }
+
+    async fn try_complete(&self, parts: &[PartReceipt]) -> Result<(), StoreError> {
+        self.retry.run(|| self.inner.try_complete(parts)).await
+    }
+
+    async fn try_abort(&self) -> Result<(), StoreError> {
+        self.retry.run(|| self.inner.try_abort()).await
+    }
+}
+
+/// A download that goes on where it broke off.
+struct ResumingDownload {
+    store: Arc<dyn ObjectStore>,
+    retry: Retry,
+    key: Key,
+    size: u64,
+    /// What has not come yet.
+    rest: ByteRange,
+    /// None once it has broken.
+    inner: Option<Box<dyn Download>>,
+}
+
+impl ResumingDownload {
+    async fn attempt(&mut self) -> Result<Option<Bytes>, StoreError> {
+        let mut inner = match self.inner.take() {
+            Some(inner) => inner,
+            None => self.store.get(&self.key, Some(self.rest)).await?,
+        };
+        let piece = inner.chunk().await?;
+        self.inner = Some(inner);
+        Ok(piece)
+    }
+}
+
+#[async_trait]
+impl Download for ResumingDownload {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    async fn chunk(&mut self) -> Result<Option<Bytes>, StoreError> {
+        if self.rest.len == 0 {
+            return Ok(None);
+        }
+        let retry = self.retry.clone();
+        let mut tries = retry.tries();
+        // The request that brought us here is counted already.
+        tries.made = 1;
+        loop {
+            match self.attempt().await {
+                Ok(Some(piece)) => {
+                    let len = (piece.len() as u64).min(self.rest.len);
+                    self.rest = ByteRange { from: self.rest.from + len, len: self.rest.len - len };
+                    return Ok(Some(piece));
+                }
+                Ok(None) => return Ok(None),
+                Err(error) => tries.again(error).await?,
+            }
+            tries.count();
+        }
+    }
+}
