@@ -195,10 +195,11 @@ impl<'a> Scanner<'a> {
         if self.names == Names::Escaped {
             return self.string();
         }
+        let opening = self.at;
         self.expect(b'"', "expected a name")?;
         let rest = &self.text[self.at..];
         let Some(len) = rest.find("\" : ") else {
-            return Err(self.error("the name is not followed by `\" : `"));
+            return Err(DocumentError { at: opening, message: "the name that begins here is not followed by `\" : `" });
         };
         let name = &rest[..len];
         // Names in JCR are made of the characters of XML, which has these two below the space.
