@@ -2,6 +2,7 @@
 
 pub mod archive;
 pub mod digest;
+pub mod document;
 pub mod key;
 pub mod layout;
 pub mod point;

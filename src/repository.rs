@@ -1,4 +1,5 @@
 //! The repository on disk: its binary store, and where its documents come from.
 
 pub mod binaries;
+pub mod documents;
 pub mod walk;

@@ -1,0 +1,89 @@
+//! One run, from its record's beginning to its end, whatever happens in between.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use futures_util::FutureExt as _;
+use tokio_util::sync::CancellationToken;
+
+use crate::jobs::context::{Cancelled, Clock, Ended, Report, RunContext};
+use crate::ledger::Ledger;
+use crate::model::run::{Kind, Outcome, Run, Trigger};
+
+/// What is to be run, and why.
+#[derive(Clone, Debug)]
+pub struct Activation {
+    /// The job, such as `copy.binaries`.
+    pub job: String,
+    /// What it does.
+    pub kind: Kind,
+    /// Why it begins.
+    pub trigger: Trigger,
+}
+
+/// Runs jobs and records them.
+#[derive(Clone, Debug)]
+pub struct Runner {
+    /// Where runs are recorded.
+    pub ledger: Arc<Ledger>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl Runner {
+    /// Runs `work` to its end and records it. The error is that of the record; that of the work is in the run.
+    pub async fn run(
+        &self,
+        activation: &Activation,
+        stop: CancellationToken,
+        report: Arc<Report>,
+        work: impl AsyncFnOnce(&RunContext) -> anyhow::Result<Ended>,
+    ) -> anyhow::Result<Run> {
+        let Activation { job, kind, trigger } = activation;
+        let started = self.clock.now();
+        let id = self.ledger.begin_run(job, *kind, *trigger, started)?;
+        let context = RunContext {
+            id,
+            started,
+            clock: Arc::clone(&self.clock),
+            stop,
+            report: Arc::clone(&report),
+            ledger: Arc::clone(&self.ledger),
+        };
+        // A run that panics has failed; the process and its other runs live.
+        let ended = AssertUnwindSafe(work(&context)).catch_unwind().await;
+        let ended = ended.unwrap_or_else(|panic| Err(anyhow::anyhow!("internal error: {}", panic_text(&*panic))));
+        let (outcome, ended, error) = judge(ended, &report);
+        let run = Run {
+            id,
+            job: job.clone(),
+            kind: *kind,
+            trigger: *trigger,
+            outcome: Some(outcome),
+            started,
+            finished: Some(self.clock.now()),
+            progress: report.progress(),
+            counts: report.counts(),
+            result: ended.result,
+            quarantine: ended.quarantine,
+            error,
+            problems: report.problems(),
+        };
+        self.ledger.end_run(&run)?;
+        Ok(run)
+    }
+}
+
+fn judge(ended: anyhow::Result<Ended>, report: &Report) -> (Outcome, Ended, Option<String>) {
+    match ended {
+        Ok(ended) if report.is_partial() => (Outcome::Partial, ended, None),
+        Ok(ended) => (Outcome::Succeeded, ended, None),
+        Err(error) if error.is::<Cancelled>() => (Outcome::Cancelled, Ended::default(), None),
+        Err(error) => (Outcome::Failed, Ended::default(), Some(format!("{error:#}"))),
+    }
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a thread panicked")
+}
