@@ -1,1 +1,14 @@
 //! The use cases: copy, backup, restore, verify. Each plans first and acts second.
+
+pub mod catalogue;
+pub mod context;
+pub mod copy;
+pub mod cursor;
+pub mod download;
+pub mod learn;
+pub mod list;
+pub mod reading;
+pub mod send;
+pub mod sidecars;
+pub mod source;
+pub mod upload;

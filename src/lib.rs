@@ -10,4 +10,6 @@ pub mod store;
 
 pub mod jobs;
 
+pub mod service;
+
 pub mod config;

@@ -98,7 +98,10 @@ async fn each_key(destination: &Destination, prefix: &str, mut visit: impl FnMut
     let mut token = None;
     loop {
         let page = destination.store.list(prefix, token.as_ref()).await?;
-        page.objects.iter().filter(|object| object.key.as_str().starts_with(prefix)).for_each(|object| visit(&object.key));
+        page.objects
+            .iter()
+            .filter(|object| object.key.as_str().starts_with(prefix))
+            .for_each(|object| visit(&object.key));
         token = page.next;
         if token.is_none() {
             return Ok(());
@@ -107,7 +110,11 @@ async fn each_key(destination: &Destination, prefix: &str, mut visit: impl FnMut
 }
 
 /// The manifest of a restore point, from the ledger or the destination.
-pub async fn point(destination: &Destination, ledger: Option<&Ledger>, name: &PointName) -> anyhow::Result<PointManifest> {
+pub async fn point(
+    destination: &Destination,
+    ledger: Option<&Ledger>,
+    name: &PointName,
+) -> anyhow::Result<PointManifest> {
     let manifest: PointManifest = manifest(destination, ledger, &Key::in_point(name, "point.json")).await?;
     check_format(manifest.format, &manifest.name.to_string(), &name.to_string())?;
     Ok(manifest)
@@ -126,7 +133,9 @@ pub async fn archive(
 
 fn check_format(format: u32, found: &str, name: &str) -> anyhow::Result<()> {
     if format != FORMAT {
-        bail!("read the manifest of {name}: it is of format {format}, this program knows {FORMAT}: use a newer holdfast");
+        bail!(
+            "read the manifest of {name}: it is of format {format}, this program knows {FORMAT}: use a newer holdfast"
+        );
     }
     if found != name {
         bail!("read the manifest of {name}: it is that of {found}");
@@ -148,7 +157,10 @@ async fn manifest<T: DeserializeOwned>(
 }
 
 /// Everything at a destination, newest first; a manifest that cannot be read is in the second list, by name.
-pub async fn list(destination: &Destination, ledger: Option<&Ledger>) -> anyhow::Result<(Vec<Restorable>, Vec<String>)> {
+pub async fn list(
+    destination: &Destination,
+    ledger: Option<&Ledger>,
+) -> anyhow::Result<(Vec<Restorable>, Vec<String>)> {
     let names = names(destination).await?;
     let (mut found, mut unreadable) = (Vec::new(), Vec::new());
     for name in &names.points {

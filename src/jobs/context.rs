@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::ledger::{DestinationId, Ledger};
 use crate::model::run::{Counts, Problem, Progress, RunId};
 use crate::store::ObjectStore;
+use crate::store::retry::Meter;
 
 /// How many problems of a run are kept by name; all are counted.
 const KEPT_PROBLEMS: usize = 1000;
@@ -93,6 +94,7 @@ struct State {
     progress: Progress,
     problems: Vec<Problem>,
     partial: bool,
+    meters: Vec<Arc<Meter>>,
 }
 
 impl Report {
@@ -105,9 +107,21 @@ impl Report {
         change(&mut self.state().counts);
     }
 
-    /// The counts so far.
+    /// The counts so far, requests included.
     pub fn counts(&self) -> Counts {
-        self.state().counts.clone()
+        let state = self.state();
+        let mut counts = state.counts.clone();
+        for meter in &state.meters {
+            let (requests, retries) = meter.read();
+            counts.requests += requests;
+            counts.retries += retries;
+        }
+        counts
+    }
+
+    /// Takes the requests of a store into the counts.
+    pub fn meter(&self, meter: Arc<Meter>) {
+        self.state().meters.push(meter);
     }
 
     /// Begins a phase: `total` of `unit` to do, none where that is not known.

@@ -73,7 +73,11 @@ impl<R: Read> Checking<R> {
     pub fn finish(mut self, key: &Key, expected: &Expected) -> anyhow::Result<()> {
         io::copy(&mut self, &mut io::sink()).with_context(|| format!("read `{key}`"))?;
         if self.bytes != expected.bytes {
-            bail!("check `{key}`: it has {} bytes, not the {} of the manifest: it is damaged", self.bytes, expected.bytes);
+            bail!(
+                "check `{key}`: it has {} bytes, not the {} of the manifest: it is damaged",
+                self.bytes,
+                expected.bytes
+            );
         }
         let digest = self.hasher.finish();
         if digest != expected.digest {

@@ -115,7 +115,11 @@ pub async fn write_lists(
     let totals = run.blocking(move |run| run.ledger.count_changes(series)).await?;
     let mut lists = last.to_vec();
     if !all_there(destination, &lists).await? {
-        run.report.notice("list", point.to_string(), "a list of an earlier restore point is gone: writing the whole list anew");
+        run.report.notice(
+            "list",
+            point.to_string(),
+            "a list of an earlier restore point is gone: writing the whole list anew",
+        );
         lists.clear();
     }
     let mut length = totals.added + totals.removed;
@@ -139,7 +143,7 @@ pub async fn write_lists(
     let streamed = stream_object(run, destination, &key, &Manner::alone(), move |run, sink| {
         let mut lines = Lines::new(sink);
         match earlier {
-            Some(earlier) => merge_changes(&run.ledger, series, earlier, &mut lines)?,
+            Some(earlier) => merge_changes(&run.ledger, series, &earlier, &mut lines)?,
             None if whole => write_whole(&run.ledger, series, &mut lines)?,
             None => each_change(&run.ledger, series, |digest, bytes| lines.write(&digest, bytes))?,
         }
@@ -179,7 +183,11 @@ impl<'a> Lines<'a> {
     }
 
     fn write(&mut self, digest: &Digest, bytes: Option<u64>) -> anyhow::Result<()> {
-        if bytes.is_some() { self.added += 1 } else { self.removed += 1 }
+        if bytes.is_some() {
+            self.added += 1
+        } else {
+            self.removed += 1
+        }
         Ok(write_line(&mut self.out, digest, bytes)?)
     }
 
@@ -203,15 +211,17 @@ fn each_change(
     }
 }
 
-fn merge_changes(ledger: &Ledger, series: SeriesId, set: Scratch, lines: &mut Lines<'_>) -> anyhow::Result<()> {
+fn merge_changes(ledger: &Ledger, series: SeriesId, set: &Scratch, lines: &mut Lines<'_>) -> anyhow::Result<()> {
     each_change(ledger, series, |digest, bytes| set.put(&Listed { digest, bytes, mark: 0 }))?;
     set.each(|binary| lines.write(&binary.digest, binary.bytes))
 }
 
 /// Everything that is in the repository: the members of the last point with the changes applied, in order.
 fn write_whole(ledger: &Ledger, series: SeriesId, lines: &mut Lines<'_>) -> anyhow::Result<()> {
-    let mut changes = super::cursor::Cursor::new(|after: Option<&Digest>| ledger.changes_after(series, after), |row| row.0);
-    let mut members = super::cursor::Cursor::new(|after: Option<&Digest>| ledger.members_after(series, after), |row| row.0);
+    let mut changes =
+        super::cursor::Cursor::new(|after: Option<&Digest>| ledger.changes_after(series, after), |row| row.0);
+    let mut members =
+        super::cursor::Cursor::new(|after: Option<&Digest>| ledger.members_after(series, after), |row| row.0);
     while let Some((digest, bytes)) = members.take()? {
         while let Some((earlier, added)) = changes.take_if(|change| change.0 < digest)? {
             if added.is_some() {

@@ -85,11 +85,13 @@ fn take_report(run: &RunContext, report: &DocumentReport) {
         counts.conflicting_documents += report.conflicting;
         counts.damaged_documents += report.damaged;
     });
-    for problem in &report.damage {
-        run.report.problem(&problem.kind, problem.subject.clone(), problem.message.clone());
-    }
-    for warning in &report.warnings {
-        run.report.notice(&warning.kind, warning.subject.clone(), warning.message.clone());
+    for problem in &report.problems {
+        // Of two documents with one id the later was kept, and nothing is lost that its owner still has.
+        if problem.kind == "documents" {
+            run.report.notice(&problem.kind, problem.subject.clone(), problem.message.clone());
+        } else {
+            run.report.problem(&problem.kind, problem.subject.clone(), problem.message.clone());
+        }
     }
 }
 
@@ -105,7 +107,7 @@ pub async fn read_head(
     let directory = DocumentDirectory::new(directory.clone());
     let fingerprint = {
         let directory = directory.clone();
-        run.blocking(move |_| directory.fingerprint()).await?
+        run.blocking(move |_| Ok(directory.fingerprint()?.to_string())).await?
     };
     if let Some(last) = &series.last
         && series.documents.as_deref() == Some(&fingerprint)
@@ -116,11 +118,13 @@ pub async fn read_head(
         return Ok(Head { documents: last.documents.clone(), fingerprint: Some(fingerprint), records: Vec::new() });
     }
     run.report.phase("reading documents", "documents", None);
-    let (to, mut packed) = mpsc::channel(1);
+    let (to, packed) = mpsc::channel(1);
     let reading = run.blocking(move |run| {
         read_documents(run, &directory, &mut |file| to.blocking_send(file).context("hand documents on"))
     });
-    let sending = async {
+    // It owns the receiver: when a request fails, the reader ends with the next file.
+    let sending = async move {
+        let mut packed = packed;
         let mut set = DocumentSet::default();
         while let Some(file) = packed.recv().await {
             run.report.advance(file.documents);
@@ -130,12 +134,7 @@ pub async fn read_head(
         }
         anyhow::Ok(set)
     };
-    let (read, sent) = tokio::join!(reading, async {
-        let sent = sending.await;
-        // Without a receiver the reader ends as soon as it has the next file.
-        packed.close();
-        sent
-    });
+    let (read, sent) = tokio::join!(reading, sending);
     let documents = sent?;
     read?;
     Ok(Head { documents, fingerprint: Some(fingerprint), records: Vec::new() })
@@ -172,13 +171,12 @@ pub async fn read_records(
     for name in names {
         let Some((mut record, content)) = load_record(run, &source.binaries, name).await? else { continue };
         let same = last.iter().find(|last| last.name == record.name && last.sha1 == record.sha1);
-        record.key = match same {
-            Some(last) => last.key.clone(),
-            None => {
-                let key = Key::in_point(point, &format!("records/{name}"));
-                put_once(destination, &key, content).await?;
-                Some(key)
-            }
+        record.key = if let Some(same) = same {
+            same.key.clone()
+        } else {
+            let key = Key::in_point(point, &format!("records/{name}"));
+            put_once(destination, &key, content).await?;
+            Some(key)
         };
         head.records.push(record);
     }

@@ -174,7 +174,11 @@ pub async fn stream_object<T: Send + 'static>(
 
 impl<T> Streamed<T> {
     /// Makes it an object, whole and durable.
-    pub async fn commit(self, run: &RunContext, destination: &Destination) -> anyhow::Result<(T, Result<(), StoreError>)> {
+    pub async fn commit(
+        self,
+        run: &RunContext,
+        destination: &Destination,
+    ) -> anyhow::Result<(T, Result<(), StoreError>)> {
         let result = match self.way {
             Way::Single(body) => destination.store.put(&self.key, body, &self.digest).await,
             Way::Parts(upload, receipts) => {
@@ -301,7 +305,11 @@ pub async fn sweep_uploads(run: &RunContext, destination: &Destination) -> anyho
     let open = run.blocking(move |run| run.ledger.open_uploads(id, run.id)).await?;
     for upload in open {
         for unfinished in destination.store.unfinished(upload.key.as_str()).await? {
-            destination.store.abort(&unfinished).await.with_context(|| format!("abort the upload of `{}`", upload.key))?;
+            destination
+                .store
+                .abort(&unfinished)
+                .await
+                .with_context(|| format!("abort the upload of `{}`", upload.key))?;
         }
         end_upload(run, destination, &upload.key).await?;
     }
