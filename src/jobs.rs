@@ -1,1 +1,3 @@
 //! The use cases: copy, backup, restore, verify. Each plans first and acts second.
+
+pub mod zip;

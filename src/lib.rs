@@ -8,4 +8,3 @@ pub mod repository;
 pub mod store;
 
 pub mod jobs;
-
