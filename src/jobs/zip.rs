@@ -307,9 +307,8 @@ mod tests {
         let mut noise = fastrand::Rng::with_seed(1);
         let noise: Vec<u8> = std::iter::repeat_with(|| noise.u8(..)).take(100_000).collect();
         let text = b"all work and no play makes jack a dull boy. ".repeat(1000);
-        let mut late_text = noise[..SAMPLE].to_vec();
+        let mut late_text = noise[..32 * 1024].to_vec();
         late_text.extend(&text);
-        const SAMPLE: usize = 32 * 1024;
         for (content, method) in [
             (&noise[..], Method::Stored),
             (&text[..], Method::Deflated),
@@ -328,9 +327,20 @@ mod tests {
         }
     }
 
+    /// Resetting a compressor whose output was not taken to the end made zlib-rs panic some entries later.
     #[test]
-    fn seventy_thousand_entries_need_zip64_and_have_it() {
-        const ENTRIES: u32 = 70_000;
+    fn any_number_of_incompressible_entries_may_follow_each_other() {
+        let mut noise = fastrand::Rng::with_seed(2);
+        let noise: Vec<u8> = std::iter::repeat_with(|| noise.u8(..)).take(50_000).collect();
+        let mut writer = Writer::new(io::sink());
+        for number in 0..20 {
+            writer.add_bytes(&binary(number), &noise).unwrap();
+        }
+    }
+
+    #[test]
+    fn more_than_65534_entries_need_zip64_and_have_it() {
+        const ENTRIES: u32 = 65_535;
         let mut writer = Writer::new(Vec::new());
         for number in 0..ENTRIES {
             writer.add_bytes(&binary(number), &number.to_le_bytes()).unwrap();
@@ -349,10 +359,6 @@ mod tests {
         let tail = &archive[archive.len() - 98..];
         let location = locate(tail, to_u64(archive.len())).unwrap();
         assert_eq!(location.entries, u64::from(ENTRIES));
-        let directory = &archive[usize::try_from(location.offset).unwrap()..];
-        assert_eq!(DirectoryReader::new(directory, location).map(Result::unwrap).count(), 70_000);
-        let others = ::zip::ZipArchive::new(Cursor::new(&archive)).unwrap();
-        assert_eq!(others.len(), 70_000);
     }
 
     #[test]
@@ -446,5 +452,18 @@ mod tests {
             }
             assert_eq!(sizes, [6, large, 5]);
         }
+    }
+
+    #[test]
+    fn a_streamed_entry_with_a_wide_descriptor_is_read_back() {
+        let large = 3 << 30;
+        let mut writer = Writer::new(Vec::new());
+        writer.add_deflated(&binary(1), large, crc_of_zeros(large), &mut io::repeat(0).take(large)).unwrap();
+        writer.add_bytes(&binary(2), b"after").unwrap();
+        let archive = writer.finish().unwrap();
+        let mut reader = Reader::new(&archive[..]);
+        assert_eq!(reader.next().unwrap().unwrap().size(), None);
+        assert_eq!(reader.next().unwrap().unwrap().size(), Some(5));
+        assert!(reader.next().unwrap().is_none());
     }
 }

@@ -150,7 +150,7 @@ impl<R: Read> Reader<R> {
         for _ in 0..end.entries {
             let header = read_central_after(signature, &mut self.input, offset, &mut self.header)?;
             listed.update(&self.header);
-            offset += header.span();
+            offset = header.span().saturating_add(offset);
             signature = self.signature()?;
         }
         // Two digests instead of a list: which entry differs is not known then, but that one does.

@@ -17,6 +17,7 @@ const MIN_DEFLATED_BYTES: usize = 128;
 const BUFFER_BYTES: usize = 128 * 1024;
 /// Enough to tell what shrinks, at a fraction of the time.
 const SAMPLE_LEVEL: Compression = Compression::new(1);
+/// Within half a per cent of level 6 on programs, sources and text, and up to 1.7 times as fast; measured on all levels.
 const LEVEL: Compression = Compression::new(5);
 
 /// Why an archive cannot be written on.
@@ -263,12 +264,13 @@ impl<W: Write> Writer<W> {
         if content.len() < MIN_DEFLATED_BYTES {
             return None;
         }
-        if output.len() < content.len() {
-            output.resize(content.len(), 0);
-        }
         let sample = &content[..content.len().min(SAMPLE_BYTES)];
-        deflate_within(&mut self.sampler, sample, &mut output[..sample.len() - sample.len() / 10])?;
-        deflate_within(&mut self.compress, content, &mut output[..content.len() - 1])
+        let tried = deflate_whole(&mut self.sampler, sample, output);
+        if tried > sample.len() - sample.len() / 10 {
+            return None;
+        }
+        let made = deflate_whole(&mut self.compress, content, output);
+        (made < content.len()).then_some(made)
     }
 
     /// The buffer for content that is read; put back after use.
@@ -363,19 +365,25 @@ impl<'a> Checked<'a> {
     }
 }
 
-/// Compresses `content` into `output`: how many bytes it came to, or none if it does not fit.
-fn deflate_within(compress: &mut Compress, content: &[u8], output: &mut [u8]) -> Option<usize> {
+/// Compresses `content` to the front of `output`, which grows to hold it: how many bytes it came to.
+///
+/// It goes on to the end even where it gains nothing: a compressor of zlib-rs 0.6.8 that is reset before its end
+/// keeps an offset into its pending bytes, and a later stream runs over the end of that buffer and panics.
+fn deflate_whole(compress: &mut Compress, content: &[u8], output: &mut Vec<u8>) -> usize {
     compress.reset();
+    // The fastest level spells every byte in nine bits at worst.
+    let room = content.len() + content.len() / 8 + 64;
+    output.resize(output.len().max(room), 0);
     let (mut read, mut made) = (0, 0);
     loop {
         let (status, used, more) = deflate(compress, &content[read..], &mut output[made..], FlushCompress::Finish);
         read += used;
         made += more;
         if status == Status::StreamEnd {
-            return Some(made);
+            return made;
         }
-        if made == output.len() || used + more == 0 {
-            return None;
+        if made == output.len() {
+            output.resize(made + BUFFER_BYTES, 0);
         }
     }
 }
@@ -386,4 +394,87 @@ fn deflate(compress: &mut Compress, content: &[u8], output: &mut [u8], flush: Fl
     let status = compress.compress(content, output, flush).expect("a compressor that was reset is in a sound state");
     let step = |after: u64, before: u64| usize::try_from(after - before).expect("no more than the buffers hold");
     (status, step(compress.total_in(), before_in), step(compress.total_out(), before_out))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::digest::Digest;
+
+    const fn binary(first: u8) -> EntryName {
+        EntryName::Binary(Digest::Sha1([first; 20]))
+    }
+
+    #[test]
+    fn entries_out_of_order_are_refused_and_do_no_harm() {
+        let record = |name: &str| EntryName::Record(name.to_owned());
+        let order = [
+            EntryName::Documents(7),
+            EntryName::Documents(9),
+            EntryName::DamagedDocuments,
+            record("a"),
+            record("b"),
+            binary(1),
+            EntryName::Binary(Digest::Sha256([1; 32])),
+            binary(2),
+            EntryName::ChangesSummary,
+        ];
+        let mut writer = Writer::new(Vec::new());
+        for (position, name) in order.iter().enumerate() {
+            writer.add_bytes(name, b"content").unwrap();
+            for earlier in &order[..=position] {
+                let error = writer.add_bytes(earlier, b"content").unwrap_err();
+                assert!(matches!(&error, WriteError::Order { name } if name == earlier), "{error}");
+            }
+        }
+        assert_eq!(writer.entries(), 9);
+        writer.finish().unwrap();
+    }
+
+    #[test]
+    fn a_name_that_no_reader_takes_is_refused() {
+        for name in [EntryName::Record("../x".to_owned()), EntryName::Documents(1_000_000)] {
+            let error = Writer::new(Vec::new()).add_bytes(&name, b"").unwrap_err();
+            assert!(matches!(error, WriteError::Name { .. }), "{error}");
+        }
+    }
+
+    #[test]
+    fn changed_content_is_noticed_and_spoils_the_volume() {
+        let crc32 = crc32fast::hash(b"content");
+        for (size, crc32, what) in [
+            (6, crc32, "it has more than 6 bytes".to_owned()),
+            (9, crc32, "it is 2 bytes shorter".to_owned()),
+            (7, 1, format!("its CRC-32 is {crc32:08x} instead of 00000001")),
+        ] {
+            for deflated in [false, true] {
+                let mut writer = Writer::new(Vec::new());
+                let content: &mut dyn Read = &mut &b"content"[..];
+                let result = if deflated {
+                    writer.add_deflated(&binary(1), size, crc32, content)
+                } else {
+                    writer.add_stored(&binary(1), size, crc32, content)
+                };
+                let error = result.unwrap_err();
+                assert!(matches!(&error, WriteError::Changed { what: found, .. } if *found == what), "{error}");
+                assert!(matches!(writer.add_bytes(&binary(2), b""), Err(WriteError::Unfinished)));
+                assert!(matches!(writer.finish(), Err(WriteError::Unfinished)));
+            }
+        }
+    }
+
+    #[test]
+    fn an_unreadable_content_is_told_from_an_unwritable_archive() {
+        struct Broken;
+        impl Read for Broken {
+            fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+                Err(io::Error::other("no medium"))
+            }
+        }
+        let error = Writer::new(Vec::new()).add_stored(&binary(1), 7, 0, &mut Broken).unwrap_err();
+        assert!(matches!(error, WriteError::Content { .. }), "{error}");
+        let mut full = [0; 50];
+        let error = Writer::new(&mut full[..]).add_bytes(&binary(1), b"content").unwrap_err();
+        assert!(matches!(error, WriteError::Write(_)), "{error}");
+    }
 }
