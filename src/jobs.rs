@@ -12,3 +12,4 @@ pub mod send;
 pub mod sidecars;
 pub mod source;
 pub mod upload;
+pub mod zip;

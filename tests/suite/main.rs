@@ -4,3 +4,4 @@ mod configuration;
 mod documents;
 mod s3_memory;
 mod s3_memory_tests;
+mod zip;
