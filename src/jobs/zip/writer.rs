@@ -264,13 +264,28 @@ impl<W: Write> Writer<W> {
         if content.len() < MIN_DEFLATED_BYTES {
             return None;
         }
-        let sample = &content[..content.len().min(SAMPLE_BYTES)];
-        let tried = deflate_whole(&mut self.sampler, sample, output);
-        if tried > sample.len() - sample.len() / 10 {
+        if !self.is_worth_deflating(content, output) {
             return None;
         }
         let made = deflate_whole(&mut self.compress, content, output);
         (made < content.len()).then_some(made)
+    }
+
+    /// Whether content that begins like this gets at least a tenth smaller.
+    pub fn would_shrink(&mut self, beginning: &[u8]) -> bool {
+        let mut output = std::mem::take(&mut self.output);
+        let shrinks = self.is_worth_deflating(beginning, &mut output);
+        self.output = output;
+        shrinks
+    }
+
+    fn is_worth_deflating(&mut self, content: &[u8], output: &mut Vec<u8>) -> bool {
+        let sample = &content[..content.len().min(SAMPLE_BYTES)];
+        if looks_random(sample) {
+            return false;
+        }
+        let tried = deflate_whole(&mut self.sampler, sample, output);
+        tried <= sample.len() - sample.len() / 10
     }
 
     /// The buffer for content that is read; put back after use.
@@ -301,6 +316,33 @@ impl<W> fmt::Debug for Writer<W> {
             .field("last", &self.last)
             .finish_non_exhaustive()
     }
+}
+
+/// Whether the bytes are spread so evenly that compressing them is not even tried: a count of bytes costs a
+/// twentieth of the trial, and most binaries of a repository are compressed already.
+fn looks_random(sample: &[u8]) -> bool {
+    /// Below, even random bytes are spread unevenly.
+    const ENOUGH: usize = 2048;
+    /// In bits a byte; random bytes come to 7.9 and more, packed images and films to little less.
+    const EVEN: f64 = 7.8;
+    if sample.len() < ENOUGH {
+        return false;
+    }
+    let sample = &sample[..sample.len().min(4 * ENOUGH)];
+    let mut counts = [0_u32; 256];
+    for byte in sample {
+        counts[usize::from(*byte)] += 1;
+    }
+    let total = f64::from(u32::try_from(sample.len()).expect("at most 8 KiB"));
+    let bits: f64 = counts
+        .iter()
+        .filter(|count| **count > 0)
+        .map(|count| {
+            let share = f64::from(*count) / total;
+            -share * share.log2()
+        })
+        .sum();
+    bits > EVEN
 }
 
 /// Content that must come to the sums an earlier pass found.
