@@ -77,7 +77,7 @@ impl Tree {
         })();
         if written.is_err() {
             // The error that counts is the first; what cannot be removed is swept later.
-            unlinkat(&uploads, &name, AtFlags::empty()).or_else(ignore)?;
+            unlinkat(&uploads, &name, AtFlags::empty()).unwrap_or_default();
         }
         written
     }
@@ -191,7 +191,8 @@ impl Tree {
             Ok(fsync(&uploads)?)
         })();
         if noted.is_err() {
-            self.remove_upload(id).or_else(ignore)?;
+            // The error that counts is the first.
+            self.remove_upload(id).unwrap_or_default();
         }
         noted.map(|()| directory)
     }
@@ -242,16 +243,11 @@ impl Tree {
             let Ok(file) = openat(&uploads, name, flags, Mode::empty()) else { continue };
             if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
                 // It may be done by another process at the same time, or not be ours to do: no matter.
-                unlinkat(&uploads, name, AtFlags::empty()).or_else(ignore)?;
+                unlinkat(&uploads, name, AtFlags::empty()).unwrap_or_default();
             }
         }
         Ok(())
     }
-}
-
-/// For a clean-up after an error: the first error is the one to tell.
-fn ignore<E>(_: E) -> io::Result<()> {
-    Ok(())
 }
 
 /// The directory and the name of an object.
