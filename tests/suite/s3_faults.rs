@@ -1,5 +1,8 @@
 //! What the S3 adapter makes of a server and a network that fail, alone and with `Retrying` around it.
 
+use std::io::Read;
+use std::io::Write;
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -229,6 +232,51 @@ async fn a_server_that_is_not_there_is_worth_another_try() {
     assert_eq!(error.kind, ErrorKind::Unavailable);
     let place = gone.endpoint.unwrap();
     assert_eq!(error.to_string(), format!("put `a` in `s3://holdfast at {place}`: Connection refused (os error 111)"));
+}
+
+#[tokio::test]
+async fn an_endpoint_that_is_no_address_is_refused_at_once() {
+    let endpoint = Some("backup-server:9000".to_owned());
+    let settings = S3Settings { bucket: "b".into(), endpoint, ..S3Settings::default() };
+    let error = S3Store::connect(settings, Capabilities::NONE).await.unwrap_err();
+    assert!(error.cause.contains("does not begin with http://"), "{error}");
+}
+
+/// Answers the first request with the head of an object, and then with nothing.
+fn start_and_stall() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut request = [0; 4096];
+        assert!(stream.read(&mut request).unwrap() > 0);
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf").unwrap();
+        // Until the client goes away.
+        while stream.read(&mut request).is_ok_and(|bytes| bytes > 0) {}
+    });
+    endpoint
+}
+
+#[tokio::test]
+async fn a_download_that_stalls_is_left_after_a_while() {
+    let server = Server::start(Options::default());
+    let time_outs = TimeOuts { piece: Duration::from_millis(50), ..TimeOuts::default() };
+    let settings = S3Settings { endpoint: Some(start_and_stall()), time_outs, ..settings(&server, "") };
+    let store = S3Store::connect(settings, Capabilities::ALL).await.unwrap();
+    let mut download = store.get(&key("a"), None).await.unwrap();
+    assert_eq!(download.chunk().await.unwrap().unwrap(), "half");
+    let error = download.chunk().await.unwrap_err();
+    assert_eq!((error.kind, error.cause.as_str()), (ErrorKind::Unavailable, "no bytes within 50ms"));
+}
+
+#[tokio::test]
+async fn what_is_sent_is_the_content_and_nothing_around_it() {
+    let (server, store) = start(Options::default(), Capabilities::ALL).await;
+    put(&store, &key("small"), &content(1, 100_000)).await;
+    upload(&store, &key("large")).await.unwrap();
+    let bytes = |operation| server.counts()[operation].bytes;
+    assert_eq!((bytes("PutObject"), bytes("UploadPart")), (100_000, 11 * MIB as u64));
+    assert_eq!(server.counts().len(), 4, "a put is one request: {:?}", server.counts());
 }
 
 #[tokio::test]

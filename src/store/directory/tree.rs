@@ -34,12 +34,13 @@ pub(super) struct Tree {
 
 impl Tree {
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        if let Err(error) = std::fs::create_dir(path)
-            && error.kind() != io::ErrorKind::AlreadyExists
-            // On a read-only file system the directory may well be there.
-            && !path.is_dir()
-        {
-            return Err(error);
+        match std::fs::create_dir(path) {
+            // What is kept in it is as durable as its own name.
+            Ok(()) => path.parent().map_or(Ok(()), |above| File::open(above)?.sync_all())?,
+            // It may be there, also where nothing can be made: on a read-only file system.
+            Err(_) if path.is_dir() => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(Errno::NOTDIR.into()),
+            Err(error) => return Err(error),
         }
         let root = rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         Ok(Self { root, making: std::array::from_fn(|_| Mutex::new(())) })
