@@ -388,6 +388,17 @@ async fn what_a_store_does_not_check_is_read_back() {
 }
 
 #[tokio::test]
+async fn a_lost_put_is_read_back_where_the_store_believes_any_checksum() {
+    let options = Options { checksums: Checking::Believe, ..Options::default() };
+    let capabilities = Capabilities { verifies_sha1: false, verifies_parts: false, ..Capabilities::ALL };
+    let (server, store) = start(options, capabilities).await;
+    server.fault(Fault::at("PutObject", Effect::LoseAnswer));
+    put(&store, &key("a"), &content(1, 1000)).await;
+    assert_eq!(server.count("GetObject"), 1);
+    assert_eq!(store.head(&key("a")).await.unwrap().digest, None);
+}
+
+#[tokio::test]
 async fn uploads_are_not_listed_where_the_store_is_known_not_to() {
     let options = Options { no_list_uploads: true, ..Options::default() };
     let known = Capabilities { lists_unfinished: false, ..Capabilities::ALL };
