@@ -101,9 +101,7 @@ impl Contents {
 }
 
 fn explain_missing(error: anyhow::Error, name: &RestorableName, destination: &Destination) -> anyhow::Error {
-    let missing =
-        error.downcast_ref::<crate::store::StoreError>().is_some_and(|error| error.kind == ErrorKind::NotFound);
-    if !missing {
+    if store_error(&error).is_none_or(|error| error.kind != ErrorKind::NotFound) {
         return error;
     }
     let name = match name {
