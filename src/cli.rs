@@ -36,11 +36,11 @@ const LAST_WORK: Duration = Duration::from_secs(1);
 
 /// Backs up, copies, verifies and restores content-addressed repositories
 #[derive(Debug, Parser)]
-#[command(name = "holdfast", version, max_term_width = 100)]
+#[command(name = "holdfast", version)]
 #[command(after_help = "Exit status: 0 succeeded, 1 failed, 2 usage or configuration, 3 partial, 4 cancelled.")]
 struct Arguments {
     /// The configuration
-    #[arg(long, global = true, value_name = "FILE", env = "HOLDFAST_CONFIG", default_value = DEFAULT_FILE)]
+    #[arg(long, global = true, value_name = "FILE", env = "HOLDFAST_CONFIG", hide_env_values = true, default_value = DEFAULT_FILE)]
     config: PathBuf,
     #[command(subcommand)]
     command: Command,

@@ -36,9 +36,9 @@ pub(super) async fn points(config: &Config, arguments: &Arguments) -> anyhow::Re
     all.sort_by(|a, b| (b.created, &b.name).cmp(&(a.created, &a.name)));
     if arguments.json {
         terminal::json(&all)?;
-    } else if all.is_empty() {
+    } else if all.is_empty() && exit == Exit::Succeeded {
         terminal::note("there are no restore points or archives: `holdfast run JOB` makes them");
-    } else {
+    } else if !all.is_empty() {
         terminal::out(&table(&all, config.destinations.len() > 1).to_string())?;
     }
     Ok(exit)

@@ -87,6 +87,9 @@ impl Bar {
     }
 
     fn show(&mut self, progress: &Progress) {
+        if progress.message.is_empty() {
+            return;
+        }
         let wanted = (progress.unit.clone(), progress.total.is_some());
         if wanted != self.style || progress.current < self.last {
             // Rate and time left belong to what is done now.

@@ -30,7 +30,9 @@ pub(super) async fn run(config: &Config, arguments: &Arguments) -> anyhow::Resul
         Job::Backup(_) => Kind::Backup,
     };
     if arguments.full && kind != Kind::Copy {
-        return Err(Usage::new(format!("`--full` with {job}"), "leave it out: a backup is always full").into());
+        return Err(
+            Usage::new(format!("`--full` does not go with {job}"), "leave it out: a backup is always full").into()
+        );
     }
     let session = Session::open(config, &format!("run {job}"))?;
     let (name, output) = (job.to_string(), Output::of(arguments.json));
