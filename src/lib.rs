@@ -13,3 +13,5 @@ pub mod jobs;
 pub mod service;
 
 pub mod config;
+
+pub mod cli;

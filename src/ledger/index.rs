@@ -19,6 +19,11 @@ const PAGE_ROWS: u32 = 8192;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct DestinationId(i64);
 
+impl DestinationId {
+    /// Stands for a place that the ledger does not know; nothing is recorded of it.
+    pub const UNKNOWN: Self = Self(0);
+}
+
 /// The restore points of one repository at one destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SeriesId(i64);

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::jobs::context::{Clock, Ended, Report, RunContext, is_cancelled};
 use crate::ledger::Ledger;
-use crate::model::run::{Kind, Outcome, Run, Trigger};
+use crate::model::run::{Kind, Outcome, Run, RunId, Trigger};
 
 /// What is to be run, and why.
 #[derive(Clone, Debug)]
@@ -31,6 +31,18 @@ pub struct Runner {
 }
 
 impl Runner {
+    /// What work is given that is no run: it changes nothing that lasts, and the history does not know it.
+    pub fn unrecorded(&self, stop: CancellationToken, report: Arc<Report>) -> RunContext {
+        RunContext {
+            id: RunId::new(0),
+            started: self.clock.now(),
+            clock: Arc::clone(&self.clock),
+            stop,
+            report,
+            ledger: Arc::clone(&self.ledger),
+        }
+    }
+
     /// Runs `work` to its end and records it. The error is that of the record; that of the work is in the run.
     pub async fn run(
         &self,
