@@ -1,5 +1,6 @@
 //! The use cases: copy, backup, restore, verify. Each plans first and acts second.
 
+pub mod backup;
 pub mod catalogue;
 pub mod context;
 pub mod copy;
@@ -8,7 +9,10 @@ pub mod download;
 pub mod learn;
 pub mod list;
 pub mod reading;
+pub mod restore;
 pub mod send;
 pub mod sidecars;
 pub mod source;
 pub mod upload;
+pub mod verify;
+pub mod zip;

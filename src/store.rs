@@ -147,7 +147,7 @@ pub struct ObjectInfo {
     pub key: Key,
     /// Its size in bytes.
     pub bytes: u64,
-    /// The digest of its content by the store's own account, where it keeps one.
+    /// The digest of its content by the store's own account, where it keeps one and has checked it on arrival.
     pub digest: Option<Digest>,
 }
 
@@ -181,7 +181,8 @@ pub struct Capabilities {
     pub conditional_put: bool,
     /// The same when an upload in parts is completed.
     pub conditional_complete: bool,
-    /// Refuses a body that does not have the SHA-1 it came with. Without it we read back what we sent.
+    /// Refuses a body that does not have the SHA-1 it came with. Without it we read back what we sent, and what
+    /// [`ObjectStore::head`] would tell of an object's digest counts for nothing.
     pub verifies_sha1: bool,
     /// Tells the SHA-1 of an object when asked.
     pub returns_sha1: bool,

@@ -31,6 +31,11 @@ pub trait Clock: std::fmt::Debug + Send + Sync {
 #[error("cancelled")]
 pub struct Cancelled;
 
+/// Whether an error only says that the run stopped, or was cut off by another error.
+pub fn is_cancelled(error: &anyhow::Error) -> bool {
+    error.chain().any(<dyn std::error::Error>::is::<Cancelled>)
+}
+
 /// A destination that is open: the store, and what it is called in the ledger.
 #[derive(Clone, Debug)]
 pub struct Destination {

@@ -126,6 +126,14 @@ pub async fn fetch_small(destination: &Destination, key: &Key, limit: u64) -> Re
     crate::store::read_to_end(download).await
 }
 
+/// What a store said, if an error goes back to a request; also when a reader in between made it one of its own.
+pub fn store_error(error: &anyhow::Error) -> Option<&StoreError> {
+    error.chain().find_map(|cause| {
+        let wrapped = || cause.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref::<StoreError>();
+        cause.downcast_ref::<StoreError>().or_else(wrapped)
+    })
+}
+
 /// A part of an object, whole.
 pub async fn fetch_range(destination: &Destination, key: &Key, from: u64, len: u64) -> Result<Bytes, StoreError> {
     crate::store::read_to_end(destination.store.get(key, Some(ByteRange { from, len })).await?).await

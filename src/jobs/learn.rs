@@ -3,7 +3,7 @@
 use anyhow::Context as _;
 
 use super::catalogue;
-use super::context::{Destination, RunContext};
+use super::context::{Destination, RunContext, is_cancelled};
 use super::list::{Removals, read_lists};
 use crate::ledger::{Listed, Series};
 use crate::model::key::{BINARIES, Key};
@@ -85,7 +85,7 @@ pub async fn adopt_newest_point(
                 let id = series.id;
                 return run.blocking(move |run| run.ledger.adopt_point(id, &manifest, &members)).await;
             }
-            Err(error) if error.is::<super::context::Cancelled>() => return Err(error),
+            Err(error) if is_cancelled(&error) => return Err(error),
             Err(error) => run.report.notice("point", name.to_string(), format!("{error:#}")),
         }
     }

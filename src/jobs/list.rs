@@ -183,11 +183,7 @@ impl<'a> Lines<'a> {
     }
 
     fn write(&mut self, digest: &Digest, bytes: Option<u64>) -> anyhow::Result<()> {
-        if bytes.is_some() {
-            self.added += 1
-        } else {
-            self.removed += 1
-        }
+        *if bytes.is_some() { &mut self.added } else { &mut self.removed } += 1;
         Ok(write_line(&mut self.out, digest, bytes)?)
     }
 

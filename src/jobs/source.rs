@@ -56,7 +56,14 @@ pub fn store_name(store: &BinaryStore) -> String {
 
 /// Document ids on disk, so that memory does not grow with their number.
 #[derive(Debug)]
-struct OnDisk(Scratch);
+pub struct OnDisk(Scratch);
+
+impl OnDisk {
+    /// No ids yet.
+    pub fn new(run: &RunContext) -> anyhow::Result<Self> {
+        Ok(Self(run.ledger.scratch()?))
+    }
+}
 
 impl SeenDocuments for OnDisk {
     fn insert(&mut self, id: [u8; 16], content: [u8; 16], ordinal: u64) -> anyhow::Result<Option<Earlier>> {
@@ -71,7 +78,7 @@ pub fn read_documents(
     directory: &DocumentDirectory,
     sink: &mut dyn FnMut(PackedDocuments) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    let mut seen = OnDisk(run.ledger.scratch()?);
+    let mut seen = OnDisk::new(run)?;
     let report = directory.read(&mut seen, &|| run.stop.is_cancelled(), sink);
     run.go_on()?;
     take_report(run, &report?);

@@ -10,7 +10,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-use super::context::{Destination, RunContext};
+use super::context::{Destination, RunContext, is_cancelled};
 use crate::model::digest::{Algorithm, Digest, Hasher};
 use crate::model::key::Key;
 use crate::store::{ErrorKind, PartReceipt, StoreError, Upload};
@@ -166,7 +166,7 @@ pub async fn stream_object<T: Send + 'static>(
         }
         // The producer was cut off by the error of the request, unless it stopped of its own accord.
         (produced, Err(error)) => match produced {
-            Err(cause) if cause.is::<super::context::Cancelled>() => Err(cause),
+            Err(cause) if is_cancelled(&cause) => Err(cause),
             _ => Err(error),
         },
     }

@@ -20,8 +20,6 @@ pub struct ArchiveUnderWay {
     pub created: Timestamp,
     /// The repository's name and the path of its binaries: another one does not go on with this archive.
     pub repository: String,
-    /// What the documents looked like from outside when they were read.
-    pub documents_fingerprint: Option<String>,
     /// The documents in the volumes.
     pub documents: DocumentSet,
     /// The records in the volumes.

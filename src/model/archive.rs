@@ -85,8 +85,6 @@ pub struct ArchiveManifest {
     pub binaries: u64,
     /// Their sizes in bytes, added up.
     pub bytes: u64,
-    /// The SHA-1 over the lines `<digest> <size>` of all binaries in order.
-    pub list_sha1: Digest,
     /// The volumes in order.
     pub volumes: Vec<Volume>,
     /// Files at the root of the store that its owner needs.
@@ -105,6 +103,10 @@ pub struct Volume {
     pub sha1: Digest,
     /// How many binaries it holds.
     pub binaries: u64,
+    /// Their sizes in bytes, added up.
+    pub binary_bytes: u64,
+    /// The SHA-1 over a line `<digest> <size>` for each of them, in order.
+    pub list_sha1: Digest,
     /// The first binary in it, if there is one.
     pub first: Option<Digest>,
     /// The last binary in it.

@@ -125,6 +125,8 @@ pub struct Counts {
     pub bytes: u64,
     /// Binaries that were there already, whole.
     pub skipped: u64,
+    /// Binaries that an earlier try had fetched and that were still waiting, whole (restore).
+    pub staged: u64,
     /// Binaries that could not be read, sent, fetched or proved; each is named in the problems.
     pub failed: u64,
     /// Of the failed: those whose content is not what their name says.

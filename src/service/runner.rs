@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures_util::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 
-use crate::jobs::context::{Cancelled, Clock, Ended, Report, RunContext};
+use crate::jobs::context::{Clock, Ended, Report, RunContext, is_cancelled};
 use crate::ledger::Ledger;
 use crate::model::run::{Kind, Outcome, Run, RunId, Trigger};
 
@@ -90,7 +90,7 @@ fn judge(ended: anyhow::Result<Ended>, report: &Report) -> (Outcome, Ended, Opti
     match ended {
         Ok(ended) if report.is_partial() => (Outcome::Partial, ended, None),
         Ok(ended) => (Outcome::Succeeded, ended, None),
-        Err(error) if error.is::<Cancelled>() => (Outcome::Cancelled, Ended::default(), None),
+        Err(error) if is_cancelled(&error) => (Outcome::Cancelled, Ended::default(), None),
         Err(error) => (Outcome::Failed, Ended::default(), Some(format!("{error:#}"))),
     }
 }

@@ -213,6 +213,10 @@ impl Upload for MemoryUpload {
         let Some(upload) = content.uploads.get(&self.unfinished.id) else {
             return Err(self.error(ErrorKind::NotFound, "complete", "there is no such upload"));
         };
+        if parts.is_empty() || !parts.is_sorted_by(|a, b| a.number < b.number) {
+            let cause = "an object is made of one part or more, given in order";
+            return Err(self.error(ErrorKind::Other, "complete", cause));
+        }
         let key = upload.key.as_str().to_owned();
         let mut body = BytesMut::new();
         for part in parts {

@@ -350,3 +350,139 @@ impl Download for ResumingDownload {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::model::digest::Algorithm;
+    use crate::store::memory::MemoryStore;
+
+    const AT_ONCE: RetryPolicy = RetryPolicy { attempts: 4, first: Duration::ZERO, longest: Duration::ZERO };
+
+    /// Refuses puts with these kinds of errors in turn, and lets `Corrupt` store its object all the same.
+    #[derive(Debug)]
+    struct Failing {
+        inner: MemoryStore,
+        kinds: Mutex<VecDeque<ErrorKind>>,
+    }
+
+    #[async_trait]
+    impl ObjectStore for Failing {
+        fn place(&self) -> &str {
+            self.inner.place()
+        }
+        async fn put(&self, key: &Key, body: Bytes, digest: &Digest) -> Result<(), StoreError> {
+            let kind = self.kinds.lock().unwrap().pop_front();
+            if kind != Some(ErrorKind::Unavailable) {
+                self.inner.put(key, body, digest).await?;
+            }
+            kind.map_or(Ok(()), |kind| Err(StoreError::new(kind, "put", "told to")))
+        }
+        async fn begin(&self, key: &Key) -> Result<Box<dyn Upload>, StoreError> {
+            self.inner.begin(key).await
+        }
+        async fn head(&self, key: &Key) -> Result<ObjectInfo, StoreError> {
+            let mut info = self.inner.head(key).await?;
+            // As from a store that keeps none.
+            info.digest = None;
+            Ok(info)
+        }
+        async fn get(&self, key: &Key, range: Option<ByteRange>) -> Result<Box<dyn Download>, StoreError> {
+            self.inner.get(key, range).await
+        }
+        async fn list(&self, prefix: &str, page: Option<&PageToken>) -> Result<Page, StoreError> {
+            self.inner.list(prefix, page).await
+        }
+        async fn unfinished(&self, prefix: &str) -> Result<Vec<Unfinished>, StoreError> {
+            self.inner.unfinished(prefix).await
+        }
+        async fn abort(&self, upload: &Unfinished) -> Result<(), StoreError> {
+            self.inner.abort(upload).await
+        }
+        async fn delete(&self, key: &Key) -> Result<(), StoreError> {
+            self.inner.delete(key).await
+        }
+        async fn probe(&self) -> Result<Capabilities, StoreError> {
+            self.inner.probe().await
+        }
+    }
+
+    fn failing(kinds: &[ErrorKind]) -> Retrying {
+        let kinds = Mutex::new(kinds.iter().copied().collect());
+        Retrying::new(Arc::new(Failing { inner: MemoryStore::new("memory"), kinds }), AT_ONCE)
+    }
+
+    async fn put(store: &Retrying, body: &'static [u8]) -> Option<ErrorKind> {
+        let digest = Digest::of(Algorithm::Sha1, body);
+        let key = Key::parse("a").unwrap();
+        store.put(&key, Bytes::from_static(body), &digest).await.err().map(|error| error.kind)
+    }
+
+    #[tokio::test]
+    async fn only_what_may_pass_is_tried_again() {
+        use ErrorKind::{Corrupt, Denied, Other, Unavailable};
+        for (kinds, outcome, puts) in [
+            (&[Unavailable, Unavailable, Unavailable][..], None, 4),
+            (&[Unavailable; 4], Some(Unavailable), 4),
+            (&[Denied], Some(Denied), 1),
+            (&[Other], Some(Other), 1),
+            // It lies there, damaged: that the key is taken is no excuse.
+            (&[Corrupt], Some(Corrupt), 2),
+        ] {
+            let store = failing(kinds);
+            assert_eq!(put(&store, b"content").await, outcome, "{kinds:?}");
+            assert_eq!(store.meter().read().1, puts - 1, "{kinds:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_lost_put_is_known_by_its_content_where_the_store_tells_no_digest() {
+        let store = failing(&[ErrorKind::Unavailable]);
+        let key = Key::parse("a").unwrap();
+        let inner = Arc::clone(&store.inner);
+        inner.begin(&key).await.unwrap().complete(Vec::new()).await.unwrap_err();
+        let (content, other) = (Bytes::from_static(b"content"), Bytes::from_static(b"another"));
+        let upload = inner.begin(&key).await.unwrap();
+        let part = upload.part(1, content.clone()).await.unwrap();
+        upload.complete(vec![part]).await.unwrap();
+        let lying = store.lying(&key, &content, &Digest::of(Algorithm::Sha1, &content)).await;
+        assert!(matches!(lying, Ok(Lying::Same)));
+        let lying = store.lying(&key, &other, &Digest::of(Algorithm::Sha1, &other)).await;
+        assert!(matches!(lying, Ok(Lying::Other)));
+        assert_eq!(put(&store, b"content").await, None);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_tried_again_once_it_is_to_stop() {
+        let stop = CancellationToken::new();
+        stop.cancel();
+        let store = failing(&[ErrorKind::Unavailable; 3]).until(stop);
+        assert_eq!(put(&store, b"content").await, Some(ErrorKind::Unavailable));
+        assert_eq!(store.meter().read(), (1, 0));
+    }
+
+    #[tokio::test]
+    async fn a_wait_ends_when_it_is_to_stop() {
+        let forever = RetryPolicy { attempts: 2, first: Duration::MAX, longest: Duration::from_secs(1 << 20) };
+        let stop = CancellationToken::new();
+        let store = Retrying { retry: Retry { policy: forever, ..failing(&[]).retry }, ..failing(&[]) };
+        let store = store.until(stop.clone());
+        let error = StoreError::new(ErrorKind::Unavailable, "put", "busy");
+        let (waited, ()) = tokio::join!(store.retry.wait(1, error), async { stop.cancel() });
+        assert_eq!(waited.unwrap_err().cause, "busy");
+    }
+
+    #[test]
+    fn waits_grow_up_to_the_longest() {
+        let policy = RetryPolicy::default();
+        for tries in 1..200 {
+            let limit = Duration::from_millis(50).saturating_mul(1 << (tries - 1).min(20)).min(policy.longest);
+            assert!(policy.wait(tries) <= limit, "after {tries} tries");
+        }
+        let longest = (0..100).map(|_| policy.wait(20)).max().unwrap();
+        assert!(longest > Duration::from_secs(2), "{longest:?}");
+    }
+}

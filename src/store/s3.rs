@@ -151,6 +151,11 @@ fn place(settings: &S3Settings) -> String {
 }
 
 async fn client(settings: &S3Settings) -> Result<Client, String> {
+    if let Some(endpoint) = settings.endpoint.as_deref()
+        && !["http://", "https://"].iter().any(|scheme| endpoint.starts_with(scheme))
+    {
+        return Err(format!("the endpoint `{endpoint}` does not begin with http:// or https://"));
+    }
     let mut loader = aws_config::defaults(BehaviorVersion::latest());
     if let S3Credentials::Keys { access_key, secret_key } = &settings.credentials {
         loader = loader.credentials_provider(Credentials::new(access_key, secret_key, None, None, "configuration"));

@@ -1,7 +1,18 @@
 //! The integration tests: one binary, because linking the AWS SDK takes longer than running them.
 
+#![allow(clippy::unwrap_used, reason = "clippy knows only functions marked as tests; these are what they share")]
+#![allow(clippy::print_stderr, reason = "cargo shows it when the test fails or when asked")]
+
 mod command_line;
 mod configuration;
+mod conformance;
+mod directory_store;
 mod documents;
+mod lab;
+mod s3_faults;
 mod s3_memory;
 mod s3_memory_tests;
+mod s3_store;
+mod seaweedfs;
+mod story;
+mod zip;

@@ -34,12 +34,13 @@ pub(super) struct Tree {
 
 impl Tree {
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        if let Err(error) = std::fs::create_dir(path)
-            && error.kind() != io::ErrorKind::AlreadyExists
-            // On a read-only file system the directory may well be there.
-            && !path.is_dir()
-        {
-            return Err(error);
+        match std::fs::create_dir(path) {
+            // What is kept in it is as durable as its own name.
+            Ok(()) => path.parent().map_or(Ok(()), |above| File::open(above)?.sync_all())?,
+            // It may be there, also where nothing can be made: on a read-only file system.
+            Err(_) if path.is_dir() => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(Errno::NOTDIR.into()),
+            Err(error) => return Err(error),
         }
         let root = rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         Ok(Self { root, making: std::array::from_fn(|_| Mutex::new(())) })
@@ -77,7 +78,7 @@ impl Tree {
         })();
         if written.is_err() {
             // The error that counts is the first; what cannot be removed is swept later.
-            unlinkat(&uploads, &name, AtFlags::empty()).or_else(ignore)?;
+            unlinkat(&uploads, &name, AtFlags::empty()).unwrap_or_default();
         }
         written
     }
@@ -191,7 +192,8 @@ impl Tree {
             Ok(fsync(&uploads)?)
         })();
         if noted.is_err() {
-            self.remove_upload(id).or_else(ignore)?;
+            // The error that counts is the first.
+            self.remove_upload(id).unwrap_or_default();
         }
         noted.map(|()| directory)
     }
@@ -242,16 +244,11 @@ impl Tree {
             let Ok(file) = openat(&uploads, name, flags, Mode::empty()) else { continue };
             if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
                 // It may be done by another process at the same time, or not be ours to do: no matter.
-                unlinkat(&uploads, name, AtFlags::empty()).or_else(ignore)?;
+                unlinkat(&uploads, name, AtFlags::empty()).unwrap_or_default();
             }
         }
         Ok(())
     }
-}
-
-/// For a clean-up after an error: the first error is the one to tell.
-fn ignore<E>(_: E) -> io::Result<()> {
-    Ok(())
 }
 
 /// The directory and the name of an object.

@@ -69,15 +69,8 @@ impl Refusal {
                 200..300 => Self::unavailable(format!("the answer broke off: {}", innermost(error))),
                 status => Self::answered(operation, settings, status, None, None),
             },
-            SdkError::ConstructionFailure(_) => Self::unsent(innermost(error)),
-            _ => match innermost(error) {
-                cause if cause.contains("credential") => Self::unsent(cause),
-                cause if cause.contains("certificate") => Self::own(
-                    ErrorKind::Other,
-                    format!("{cause}; the server's certificate must be one the system trusts"),
-                ),
-                cause => Self::unavailable(cause),
-            },
+            SdkError::ConstructionFailure(_) => Self::own(ErrorKind::Other, innermost(error)),
+            _ => Self::unanswered(error),
         }
     }
 
@@ -101,12 +94,23 @@ impl Refusal {
         self.kind == ErrorKind::NotFound && self.code.as_deref() != Some("NoSuchBucket")
     }
 
-    fn unsent(cause: String) -> Self {
-        if cause.contains("credential") {
+    /// Nothing came back. Most often the network is to blame; what is not has to be told from the SDK's texts.
+    fn unanswered(error: &(dyn Error + 'static)) -> Self {
+        let texts = chain(error);
+        let said = |part: &str| texts.iter().any(|text| text.contains(part));
+        let cause = innermost(error);
+        if said("credential provider was not enabled") || said("IMDS is disabled") {
             let hint = "set `credentials`, or the AWS_ variables, or give the machine a role";
-            return Self::own(ErrorKind::Denied, format!("{cause}; {hint}"));
+            return Self::own(ErrorKind::Denied, format!("there are no credentials; {hint}"));
         }
-        Self::own(ErrorKind::Other, cause)
+        if said("loading credentials") {
+            return Self::unavailable(format!("the credentials could not be had: {cause}"));
+        }
+        if said("certificate") {
+            let hint = "the system must trust the server's certificate";
+            return Self::own(ErrorKind::Other, format!("{cause}; {hint}"));
+        }
+        Self::unavailable(cause)
     }
 
     fn answered(
@@ -200,13 +204,20 @@ fn hint(
     Some(hint.to_owned())
 }
 
-/// The cause of all causes: the layers above it only say that there is one.
+/// The cause of all causes, in a line: the layers above it only say that there is one.
 pub(super) fn innermost(error: &(dyn Error + 'static)) -> String {
+    let last = chain(error).pop().unwrap_or_default();
+    last.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+fn chain(error: &(dyn Error + 'static)) -> Vec<String> {
+    let mut texts = vec![error.to_string()];
     let mut error = error;
     while let Some(source) = error.source() {
+        texts.push(source.to_string());
         error = source;
     }
-    error.to_string()
+    texts
 }
 
 #[cfg(test)]

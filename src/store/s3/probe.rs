@@ -36,7 +36,7 @@ impl Trial<'_> {
     async fn run(&self) -> Result<Capabilities, Refusal> {
         let conditional_put = self.conditional_put().await?;
         let verifies_sha1 = self.verifies_sha1().await?;
-        let returns_sha1 = self.bucket.look(&self.key).await?.info.digest == Some(right());
+        let returns_sha1 = self.bucket.look(&self.key).await?.told == Some(right());
         self.bucket.list(self.key.as_str(), None).await?;
         let upload = S3Upload::begin(Arc::clone(self.bucket), &self.key).await?;
         let in_parts = self.in_parts(&upload).await;

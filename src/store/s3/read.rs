@@ -19,7 +19,10 @@ const PAGE: i32 = 1000;
 
 /// What a HEAD tells.
 pub(super) struct Found {
+    /// The digest is left out where the store believes whatever it is told: then it proves nothing.
     pub(super) info: ObjectInfo,
+    /// The digest by the store's account, whatever that is worth.
+    pub(super) told: Option<Digest>,
     /// The CRC32 of the parts' CRC32s and their number, of an object that came in parts.
     pub(super) parts_checksum: Option<String>,
 }
@@ -35,9 +38,11 @@ impl Bucket {
             .checksum_mode(ChecksumMode::Enabled)
             .set_expected_bucket_owner(self.owner());
         let head = self.ask(Operation::Look, request.send()).await?;
-        let info = ObjectInfo { key: key.clone(), bytes: size(head.content_length())?, digest: digest(&head) };
+        let told = digest(&head);
+        let proved = told.filter(|_| self.capabilities.verifies_sha1);
+        let info = ObjectInfo { key: key.clone(), bytes: size(head.content_length())?, digest: proved };
         let parts_checksum = head.checksum_crc32().filter(|checksum| checksum.contains('-')).map(str::to_owned);
-        Ok(Found { info, parts_checksum })
+        Ok(Found { info, told, parts_checksum })
     }
 
     /// Fetches an object or a range of it.

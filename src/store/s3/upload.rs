@@ -151,11 +151,8 @@ impl S3Upload {
     async fn came_through_after_all(&self, parts: &[PartReceipt], refusal: Refusal) -> Result<(), Refusal> {
         let unclear = refusal.kind == ErrorKind::Unavailable || refusal.status.is_some_and(|status| status < 300);
         let doubtful = self.doubtful.fetch_or(unclear, Ordering::Relaxed) || unclear;
-        let gone = refusal.is_missing_in_bucket();
-        if !gone
-            && !(doubtful
-                && matches!(refusal.kind, ErrorKind::AlreadyExists | ErrorKind::Unavailable | ErrorKind::Other))
-        {
+        let may_be_ours = matches!(refusal.kind, ErrorKind::AlreadyExists | ErrorKind::Unavailable | ErrorKind::Other);
+        if !(refusal.is_missing_in_bucket() || doubtful && may_be_ours) {
             return Err(refusal);
         }
         match self.bucket.look(&self.key).await {

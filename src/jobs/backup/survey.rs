@@ -1,0 +1,110 @@
+//! The first look at the store: what there is to back up, so that progress has a total.
+
+use anyhow::bail;
+
+use super::BackupOrder;
+use crate::jobs::context::RunContext;
+use crate::jobs::cursor::Cursor;
+use crate::jobs::source::store_name;
+use crate::ledger::{Listed, Scratch};
+use crate::model::digest::Digest;
+use crate::model::run::Outcome;
+use crate::repository::binaries::BinaryStore;
+use crate::repository::walk::{Found, Walk};
+
+/// How many threads walk the store.
+const WALKERS: usize = 2;
+/// How many earlier runs are looked at for what the store used to hold.
+const REMEMBERED_RUNS: u32 = 50;
+
+/// What is to be backed up.
+#[derive(Debug)]
+pub(super) struct Survey {
+    /// The binaries with their sizes, known sidecars left out.
+    pub(super) binaries: Scratch,
+    /// Their sizes, added up.
+    pub(super) bytes: u64,
+    /// The names of the records in the store's root.
+    pub(super) records: Vec<String>,
+}
+
+/// Walks the store and takes the size of every binary.
+pub(super) async fn survey(run: &RunContext, order: &BackupOrder) -> anyhow::Result<Survey> {
+    run.report.phase("looking at the binaries", "binaries", None);
+    let store = order.source.binaries.clone();
+    let job = order.job.clone();
+    run.blocking(move |run| {
+        let survey = walk(run, &store)?;
+        refuse_implausible(run, &job, &store)?;
+        Ok(survey)
+    })
+    .await
+}
+
+fn walk(run: &RunContext, store: &BinaryStore) -> anyhow::Result<Survey> {
+    let root = store_name(store);
+    let mut sidecars = Cursor::new(|after: Option<&Digest>| run.ledger.sidecars_after(&root, after), |digest| *digest);
+    let binaries = run.ledger.scratch()?;
+    let mut walk = Walk::begin(store, WALKERS)?;
+    let mut bytes = 0;
+    for found in &mut walk {
+        run.go_on()?;
+        match found {
+            Found::Binaries(batch) => {
+                run.report.count(|counts| counts.examined += batch.len() as u64);
+                run.report.advance(batch.len() as u64);
+                for digest in batch {
+                    while sidecars.take_if(|sidecar| *sidecar < digest)?.is_some() {}
+                    if sidecars.take_if(|sidecar| *sidecar == digest)?.is_some() {
+                        run.report.count(|counts| counts.sidecars += 1);
+                        continue;
+                    }
+                    // One that cannot be looked at is met again when it is to be read, and named there.
+                    let size = store.stamp(&digest).map_or(0, |stamp| stamp.bytes);
+                    bytes += size;
+                    binaries.put(&Listed { digest, bytes: Some(size), mark: 0 })?;
+                }
+            }
+            Found::Unreadable { path, cause, .. } => {
+                run.report.count(|counts| counts.failed += 1);
+                run.report.problem("unreadable", path.display().to_string(), format!("read directory: {cause}"));
+            }
+        }
+    }
+    let beside = walk.beside();
+    run.report.count(|counts| counts.foreign += beside.foreign);
+    if beside.foreign > 0 {
+        let message =
+            format!("{} files or directories in the store are none of its own and were left alone", beside.foreign);
+        run.report.notice("foreign", beside.examples.join(", "), message);
+    }
+    Ok(Survey { binaries, bytes, records: beside.records })
+}
+
+/// A store that is suddenly empty, or holds nothing of its layout, is more likely a wrong path or a volume that is
+/// not mounted than the truth.
+fn refuse_implausible(run: &RunContext, job: &str, store: &BinaryStore) -> anyhow::Result<()> {
+    let counts = run.report.counts();
+    if counts.examined > 0 || counts.failed > 0 {
+        return Ok(());
+    }
+    let root = store.root().display();
+    if counts.foreign > 0 {
+        bail!(
+            "look at `{root}`: none of the {} files or directories in it is a binary of its layout: check `binaries` and `layout`",
+            counts.foreign
+        );
+    }
+    let before = run
+        .ledger
+        .runs(Some(job), REMEMBERED_RUNS)?
+        .into_iter()
+        .find(|earlier| matches!(earlier.outcome, Some(Outcome::Succeeded | Outcome::Partial)))
+        .map_or(0, |earlier| earlier.counts.examined);
+    if before > 0 {
+        bail!(
+            "look at `{root}`: it holds no binaries, but the last backup found {before}: is the volume mounted, and is `binaries` right?"
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,214 @@
+//! The restore: fetches and checks everything that is needed beside the repository, and only then touches it.
+//!
+//! `contents` finds out what the backup holds, `compare` what of it is there already, `fetch` and `archive` bring the
+//! rest into a staging directory, `install` renames it in, and takes it back if that fails in the middle.
+
+mod archive;
+mod compare;
+pub mod contents;
+mod fetch;
+mod install;
+mod staging;
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, bail};
+use serde::Serialize;
+
+use super::catalogue::RestorableName;
+use super::context::{Destination, Ended, RunContext};
+use crate::ledger::Scratch;
+use crate::model::digest::Digest;
+use crate::repository::binaries::BinaryStore;
+use compare::Comparison;
+use contents::Contents;
+use staging::Staging;
+
+/// What a restore is to do.
+#[derive(Clone, Debug)]
+pub struct RestoreOrder {
+    /// The restore point or archive.
+    pub from: RestorableName,
+    /// Where it lies.
+    pub destination: Destination,
+    /// Where the binaries go; need not exist yet.
+    pub binaries: BinaryStore,
+    /// The directory that the documents go to; none if the repository has none.
+    pub documents: Option<PathBuf>,
+    /// Only these binaries, and no documents; all if empty.
+    pub only: Vec<Digest>,
+}
+
+/// What a restore would do, in numbers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct RestorePlan {
+    /// The restore point or archive.
+    pub from: String,
+    /// Where the binaries go.
+    pub binaries_to: PathBuf,
+    /// Where the documents go.
+    pub documents_to: Option<PathBuf>,
+    /// Documents to be fetched.
+    pub documents: u64,
+    /// Binaries to be fetched, those that replace a damaged file included.
+    pub fetch: u64,
+    /// Their sizes, added up.
+    pub fetch_bytes: u64,
+    /// Of those: binaries whose file is there and damaged.
+    pub replace: u64,
+    /// Binaries that are there and whole.
+    pub keep: u64,
+    /// Binaries that are there and not in the backup: they go to the quarantine.
+    pub quarantine: u64,
+    /// Free bytes on the file system they go to.
+    pub free_bytes: u64,
+}
+
+/// A plan with everything that is needed to carry it out.
+#[derive(Debug)]
+struct Prepared {
+    plan: RestorePlan,
+    contents: Contents,
+    /// Every binary of the backup that was asked for.
+    listed: Scratch,
+    comparison: Comparison,
+}
+
+/// What is known once everything is staged and checked.
+#[derive(Debug)]
+struct Checked {
+    listed: Scratch,
+    comparison: Comparison,
+    staging: Staging,
+}
+
+/// Finds out what a restore would do; changes nothing in the repository.
+pub async fn plan(run: &RunContext, order: &RestoreOrder) -> anyhow::Result<RestorePlan> {
+    Ok(prepare(run, order).await?.plan)
+}
+
+/// Runs a restore. Until everything is fetched and checked the repository is not touched; after an error it is as
+/// before.
+pub async fn restore(run: &RunContext, order: &RestoreOrder) -> anyhow::Result<Ended> {
+    let Prepared { plan, contents, listed, comparison } = prepare(run, order).await?;
+    run.report.count(|counts| {
+        counts.examined = plan.keep + plan.fetch;
+        counts.skipped = plan.keep;
+    });
+    let from = contents.name();
+    let staging = Staging::open(&order.binaries, &from, run.id)?;
+    let fetched = bring(run, order, &contents, listed, comparison, &staging).await;
+    let (listed, comparison) = match fetched {
+        Ok(fetched) => fetched,
+        Err(error) => return Err(give_up(run, &staging, error)),
+    };
+    if let Err(error) = run.go_on() {
+        return Err(give_up(run, &staging, error));
+    }
+    run.report.say("putting the files in place");
+    let checked = Checked { listed, comparison, staging };
+    let (order, created) = (order.clone(), contents.created());
+    let quarantine = run.blocking(move |run| install::install(run, &order, created, checked)).await?;
+    Ok(Ended { result: Some(from), quarantine: quarantine.map(|path| path.display().to_string()) })
+}
+
+/// Leaves the repository as it is; what was fetched stays beside it for the next try, unless the disk is full or it
+/// lies inside.
+fn give_up(run: &RunContext, staging: &Staging, error: anyhow::Error) -> anyhow::Error {
+    let full = error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
+        .any(|error| error.kind() == std::io::ErrorKind::StorageFull);
+    if let Err(left) = staging.give_up(full) {
+        run.report.notice("staging", staging.path().display().to_string(), format!("{left:#}"));
+    }
+    if full {
+        return error.context(
+            "fetch to the file system of the repository (it is full; nothing was changed: make room and restore again)",
+        );
+    }
+    error
+}
+
+async fn prepare(run: &RunContext, order: &RestoreOrder) -> anyhow::Result<Prepared> {
+    run.report.phase("reading what the backup holds", "binaries", None);
+    let contents = Contents::open(run, &order.destination, &order.from).await?;
+    let listed = contents.list(run, &order.destination).await?;
+    let listed = only(run, order, listed).await?;
+    run.report.phase("comparing with what is there", "binaries", None);
+    let (listed, comparison) = compare::compare(run, order, &contents, listed).await?;
+    let plan = RestorePlan {
+        from: contents.name(),
+        binaries_to: order.binaries.root().to_owned(),
+        documents_to: order.documents.clone().filter(|_| order.only.is_empty()),
+        documents: if comparison.documents { contents.documents().count } else { 0 },
+        fetch: comparison.fetch_count,
+        fetch_bytes: comparison.fetch_bytes,
+        replace: comparison.replace,
+        keep: comparison.keep,
+        quarantine: comparison.surplus_count,
+        free_bytes: staging::free_bytes(&order.binaries)?,
+    };
+    Ok(Prepared { plan, contents, listed, comparison })
+}
+
+/// Leaves of the list what was asked for; a binary that the backup does not have is an error.
+async fn only(run: &RunContext, order: &RestoreOrder, listed: Scratch) -> anyhow::Result<Scratch> {
+    if order.only.is_empty() {
+        return Ok(listed);
+    }
+    let digests = order.only.clone();
+    run.blocking(move |run| {
+        let chosen = run.ledger.scratch()?;
+        let mut absent = Vec::new();
+        for digest in &digests {
+            match listed.get(digest)? {
+                Some(binary) => chosen.put(&binary)?,
+                None => absent.push(digest.to_string()),
+            }
+        }
+        if !absent.is_empty() {
+            bail!("choose binaries: the backup does not have {}", absent.join(", "));
+        }
+        Ok(chosen)
+    })
+    .await
+}
+
+/// Brings everything that is needed into the staging directory, and checks it there.
+async fn bring(
+    run: &RunContext,
+    order: &RestoreOrder,
+    contents: &Contents,
+    listed: Scratch,
+    comparison: Comparison,
+    staging: &Staging,
+) -> anyhow::Result<(Scratch, Comparison)> {
+    let staged = staging.bytes();
+    let free = staging::free_bytes(&order.binaries)?;
+    let needed = comparison.fetch_bytes.saturating_sub(staged);
+    if needed > free {
+        bail!(
+            "fetch to `{}`: the restore needs {needed} bytes and the file system has {free} free: make room, or restore elsewhere with --to",
+            staging.path().display()
+        );
+    }
+    run.report.phase(format!("fetching {}", contents.name()), "bytes", Some(comparison.fetch_bytes));
+    let comparison = match contents {
+        Contents::Point(point) => fetch::bring_point(run, &order.destination, point, comparison, staging).await?,
+        Contents::Archive(manifest) => {
+            archive::bring_archive(run, &order.destination, manifest, comparison, staging).await?
+        }
+    };
+    let counts = run.report.counts();
+    if counts.failed > 0 {
+        bail!(
+            "fetch {}: {} of its objects are missing or damaged at the destination ({}); nothing was changed",
+            contents.name(),
+            counts.failed,
+            run.report.problems().iter().take(3).map(|problem| problem.subject.as_str()).collect::<Vec<_>>().join(", ")
+        );
+    }
+    staging.sync().context("write what was fetched to disk")?;
+    Ok((listed, comparison))
+}

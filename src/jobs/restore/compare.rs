@@ -1,0 +1,163 @@
+//! What of a backup is in the repository already, and what is in the repository that the backup does not have.
+
+use anyhow::{Context as _, bail};
+
+use super::RestoreOrder;
+use super::contents::Contents;
+use crate::jobs::context::RunContext;
+use crate::jobs::cursor::Cursor;
+use crate::jobs::source::OnDisk;
+use crate::ledger::{Listed, Scratch};
+use crate::model::digest::{Algorithm, Digest};
+use crate::model::point::DocumentSet;
+use crate::repository::documents::DocumentDirectory;
+use crate::repository::walk::{Found, Walk};
+
+/// How many threads walk the store.
+const WALKERS: usize = 2;
+
+/// How a repository differs from a backup.
+#[derive(Debug)]
+pub(super) struct Comparison {
+    /// The binaries to be fetched; the mark is that of the list.
+    pub(super) fetch: Scratch,
+    pub(super) fetch_count: u64,
+    pub(super) fetch_bytes: u64,
+    /// Of those: binaries whose file is there and damaged.
+    pub(super) replace: u64,
+    pub(super) keep: u64,
+    /// The binaries that the backup does not have.
+    pub(super) surplus: Scratch,
+    pub(super) surplus_count: u64,
+    /// Whether the documents are to be fetched.
+    pub(super) documents: bool,
+    /// Whether the records are.
+    pub(super) records: bool,
+}
+
+/// Reads the whole store at the target: a file is kept because of its content, never because of its name.
+pub(super) async fn compare(
+    run: &RunContext,
+    order: &RestoreOrder,
+    contents: &Contents,
+    listed: Scratch,
+) -> anyhow::Result<(Scratch, Comparison)> {
+    let (order, documents) = (order.clone(), contents.documents().clone());
+    let records = !contents.records().is_empty();
+    run.blocking(move |run| {
+        let whole = order.only.is_empty();
+        let mut comparison = Comparison {
+            fetch: run.ledger.scratch()?,
+            fetch_count: 0,
+            fetch_bytes: 0,
+            replace: 0,
+            keep: 0,
+            surplus: run.ledger.scratch()?,
+            surplus_count: 0,
+            documents: whole && documents_differ(run, &order, &documents)?,
+            records: whole && records,
+        };
+        listed.each(|binary| {
+            run.go_on()?;
+            comparison.look_at(run, &order, binary)
+        })?;
+        if whole && order.binaries.root().exists() {
+            find_surplus(run, &order, &listed, &mut comparison)?;
+        }
+        Ok((listed, comparison))
+    })
+    .await
+}
+
+impl Comparison {
+    fn look_at(&mut self, run: &RunContext, order: &RestoreOrder, binary: &Listed) -> anyhow::Result<()> {
+        let there = match order.binaries.check(&binary.digest, &|| run.stop.is_cancelled()) {
+            Ok(true) => {
+                self.keep += 1;
+                run.report.advance(1);
+                return Ok(());
+            }
+            Ok(false) => true,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
+            Err(error) => {
+                run.go_on()?;
+                let path = order.binaries.path(&binary.digest);
+                return Err(error).with_context(|| format!("read `{}` to compare it", path.display()));
+            }
+        };
+        self.replace += u64::from(there);
+        self.fetch_count += 1;
+        self.fetch_bytes += binary.bytes.unwrap_or_default();
+        run.report.advance(1);
+        self.fetch.put(binary)
+    }
+}
+
+/// Whether the directory of documents holds anything else than the backup.
+fn documents_differ(run: &RunContext, order: &RestoreOrder, documents: &DocumentSet) -> anyhow::Result<bool> {
+    let Some(directory) = &order.documents else {
+        if documents.count > 0 {
+            run.report.problem(
+                "documents",
+                format!("{} documents", documents.count),
+                "the repository has no directory of documents, so they stay in the backup: restore with --to DIR to get them",
+            );
+        }
+        return Ok(false);
+    };
+    if documents.files.is_empty() {
+        return Ok(false);
+    }
+    // The packing is the same for the same documents, so equal files mean equal documents.
+    let mut files = documents.files.iter().map(|file| file.sha1);
+    let mut same = documents.damaged.is_none();
+    let read = DocumentDirectory::new(directory.clone()).read(
+        &mut OnDisk::new(run)?,
+        &|| run.stop.is_cancelled(),
+        &mut |packed| {
+            same &= files.next() == Some(packed.sha1);
+            if same { Ok(()) } else { bail!("they differ") }
+        },
+    );
+    run.go_on()?;
+    // Documents that cannot be read are to be replaced like any that differ.
+    Ok(!(same && read.is_ok_and(|report| report.damaged == 0) && files.next().is_none()))
+}
+
+fn find_surplus(
+    run: &RunContext,
+    order: &RestoreOrder,
+    listed: &Scratch,
+    comparison: &mut Comparison,
+) -> anyhow::Result<()> {
+    let store = &order.binaries;
+    let mut known = Cursor::new(|after: Option<&Digest>| listed.page(after), |binary| binary.digest);
+    for found in Walk::begin(store, WALKERS)? {
+        run.go_on()?;
+        let batch = match found {
+            Found::Binaries(batch) => batch,
+            Found::Unreadable { path, cause, .. } => {
+                bail!("read directory `{}` to compare it: {cause}", path.display());
+            }
+        };
+        for digest in batch {
+            while known.take_if(|binary| binary.digest < digest)?.is_some() {}
+            if known.take_if(|binary| binary.digest == digest)?.is_none() {
+                comparison.surplus.put(&Listed { digest, bytes: Some(0), mark: 0 })?;
+                comparison.surplus_count += 1;
+            }
+        }
+    }
+    if comparison.surplus_count > 0 && store.layout().sidecars_of(&Digest::of(Algorithm::Sha1, b"")).is_some() {
+        // The sidecars of what stays stay too.
+        listed.each(|binary| {
+            for sidecar in store.layout().sidecars_of(&binary.digest).into_iter().flatten() {
+                if comparison.surplus.take(&sidecar)? {
+                    comparison.surplus_count -= 1;
+                }
+            }
+            Ok(())
+        })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,314 @@
+//! Brings what a restore needs of a restore point: one request a binary, many at once.
+
+use std::io::Write as _;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use super::compare::Comparison;
+use super::staging::Staging;
+use crate::jobs::context::{Destination, RunContext};
+use crate::jobs::download::{BlockingDownload, fetch_small};
+use crate::ledger::Listed;
+use crate::model::digest::{Digest, Hasher};
+use crate::model::key::Key;
+use crate::model::point::{DocumentFile, DocumentSet, PointManifest, RecordFile};
+use crate::repository::documents::count_documents;
+use crate::store::{ErrorKind, PUT_LIMIT, StoreError, read_to_end};
+
+/// How many requests are under way at once.
+const PARALLEL: usize = 32;
+/// How many bytes of binaries are held at once.
+const HELD_BYTES: usize = 24 << 20;
+/// No documents file of ours is larger: a single document has its limit, and so do damaged lines.
+const DOCUMENTS_LIMIT: u64 = 160 << 20;
+
+/// What became of one binary.
+enum Fetched {
+    /// It is staged and whole.
+    Staged(u64),
+    /// An earlier try staged it.
+    Waiting(u64),
+    /// The destination does not have it.
+    Missing,
+    /// What the destination has is not what it is called.
+    Damaged(String),
+}
+
+/// Fetches binaries, documents and records of a restore point.
+pub(super) async fn bring_point(
+    run: &RunContext,
+    destination: &Destination,
+    point: &PointManifest,
+    comparison: Comparison,
+    staging: &Staging,
+) -> anyhow::Result<Comparison> {
+    if comparison.documents {
+        bring_documents(run, destination, &point.documents, staging).await?;
+    }
+    if comparison.records {
+        for record in &point.records {
+            bring_record(run, destination, record, staging).await?;
+        }
+    }
+    bring_binaries(run, destination, comparison, staging).await
+}
+
+async fn bring_documents(
+    run: &RunContext,
+    destination: &Destination,
+    documents: &DocumentSet,
+    staging: &Staging,
+) -> anyhow::Result<()> {
+    for file in &documents.files {
+        run.go_on()?;
+        let key = file
+            .key
+            .as_ref()
+            .with_context(|| format!("find `{}`: the manifest does not say where it lies", file.name))?;
+        match fetch_small(destination, key, DOCUMENTS_LIMIT).await {
+            Ok(content) => stage_documents(run, file, &content, staging)?,
+            Err(error) => refuse(run, key.as_str(), error)?,
+        }
+    }
+    Ok(())
+}
+
+/// Checks a file of documents to the last line and stages it.
+pub(super) fn stage_documents(
+    run: &RunContext,
+    file: &DocumentFile,
+    content: &[u8],
+    staging: &Staging,
+) -> anyhow::Result<()> {
+    let sound = file.sha1.matches(content) && content.len() as u64 == file.bytes;
+    let documents = if sound { count_documents(content).ok() } else { None };
+    if documents != Some(file.documents) {
+        damaged(run, &file.name, "its content is not that of the manifest");
+        return Ok(());
+    }
+    run.report.count(|counts| counts.documents += file.documents);
+    let path = staging.document(&file.name);
+    std::fs::write(&path, content).with_context(|| format!("write `{}`", path.display()))
+}
+
+async fn bring_record(
+    run: &RunContext,
+    destination: &Destination,
+    record: &RecordFile,
+    staging: &Staging,
+) -> anyhow::Result<()> {
+    let key = record
+        .key
+        .as_ref()
+        .with_context(|| format!("find `{}`: the manifest does not say where it lies", record.name))?;
+    match fetch_small(destination, key, crate::jobs::source::RECORD_LIMIT).await {
+        Ok(content) => stage_record(run, record, &content, staging),
+        Err(error) => refuse(run, key.as_str(), error),
+    }
+}
+
+/// Checks a record and stages it.
+pub(super) fn stage_record(
+    run: &RunContext,
+    record: &RecordFile,
+    content: &[u8],
+    staging: &Staging,
+) -> anyhow::Result<()> {
+    if !crate::model::archive::is_record_name(&record.name) || !record.sha1.matches(content) {
+        damaged(run, &record.name, "its content is not that of the manifest");
+        return Ok(());
+    }
+    let path = staging.record(&record.name);
+    std::fs::write(&path, content).with_context(|| format!("write `{}`", path.display()))
+}
+
+async fn bring_binaries(
+    run: &RunContext,
+    destination: &Destination,
+    mut comparison: Comparison,
+    staging: &Staging,
+) -> anyhow::Result<Comparison> {
+    staging.make_places()?;
+    let fetcher = Fetcher {
+        run: run.clone(),
+        destination: destination.clone(),
+        staging: Arc::new(staging.paths()),
+        budget: Arc::new(Semaphore::new(HELD_BYTES / 1024)),
+    };
+    let mut tasks = JoinSet::new();
+    let mut after: Option<Digest> = None;
+    loop {
+        let page;
+        (comparison, page) = run
+            .blocking(move |_| {
+                let page = comparison.fetch.page(after.as_ref())?;
+                Ok((comparison, page))
+            })
+            .await?;
+        let Some(last) = page.last() else { break };
+        after = Some(last.digest);
+        for binary in page {
+            run.go_on()?;
+            while tasks.len() >= PARALLEL {
+                take(run, tasks.join_next().await.expect("tasks are under way"))?;
+            }
+            let fetcher = fetcher.clone();
+            tasks.spawn(async move { (binary.digest, fetcher.fetch(&binary).await) });
+        }
+    }
+    while let Some(ended) = tasks.join_next().await {
+        take(run, ended)?;
+    }
+    Ok(comparison)
+}
+
+fn take(
+    run: &RunContext,
+    ended: Result<(Digest, anyhow::Result<Fetched>), tokio::task::JoinError>,
+) -> anyhow::Result<()> {
+    let (digest, fetched) = ended?;
+    match fetched? {
+        Fetched::Staged(bytes) => {
+            run.report.advance(bytes);
+            run.report.count(|counts| {
+                counts.copied += 1;
+                counts.bytes += bytes;
+            });
+        }
+        Fetched::Waiting(bytes) => {
+            run.report.advance(bytes);
+            run.report.count(|counts| counts.staged += 1);
+        }
+        Fetched::Missing => missing(run, Key::binary(&digest).as_str()),
+        Fetched::Damaged(what) => damaged(run, Key::binary(&digest).as_str(), &what),
+    }
+    Ok(())
+}
+
+/// Fetches binaries; shared by the tasks that do so.
+#[derive(Clone)]
+struct Fetcher {
+    run: RunContext,
+    destination: Destination,
+    staging: Arc<Staging>,
+    budget: Arc<Semaphore>,
+}
+
+impl Fetcher {
+    async fn fetch(&self, binary: &Listed) -> anyhow::Result<Fetched> {
+        let (digest, bytes) = (binary.digest, binary.bytes.unwrap_or_default());
+        let staging = Arc::clone(&self.staging);
+        let waiting = self.run.blocking(move |_| Ok(staging.has(&digest)?)).await?;
+        if waiting {
+            return Ok(Fetched::Waiting(bytes));
+        }
+        let key = Key::binary(&digest);
+        let download = match self.destination.store.get(&key, None).await {
+            Ok(download) => download,
+            Err(error) if error.kind == ErrorKind::NotFound => return Ok(Fetched::Missing),
+            Err(error) => return Err(error.into()),
+        };
+        if download.size() != bytes {
+            return Ok(Fetched::Damaged(format!("it has {} bytes, not {bytes}", download.size())));
+        }
+        let path = self.staging.binary(&digest);
+        if bytes > PUT_LIMIT as u64 {
+            return self
+                .run
+                .blocking(move |run| {
+                    let mut reader = BlockingDownload::new(download);
+                    stage_binary(run, &path, &digest, &mut reader)
+                })
+                .await;
+        }
+        let kib = u32::try_from(bytes / 1024 + 1).expect("at most the limit of a put");
+        let _permit = self.budget.acquire_many(kib).await?;
+        let content = read_to_end(download).await?;
+        self.run
+            .blocking(move |_| {
+                if !digest.matches(&content) {
+                    return Ok(Fetched::Damaged("its content does not have the digest in its name".to_owned()));
+                }
+                std::fs::write(&path, &content).with_context(|| format!("write `{}`", path.display()))?;
+                Ok(Fetched::Staged(content.len() as u64))
+            })
+            .await
+    }
+}
+
+/// Writes a binary piece by piece; one that turns out not to be what it is called is removed again.
+fn stage_binary(
+    run: &RunContext,
+    path: &std::path::Path,
+    digest: &Digest,
+    content: &mut dyn std::io::Read,
+) -> anyhow::Result<Fetched> {
+    let context = || format!("write `{}`", path.display());
+    let mut file = std::fs::File::create(path).with_context(context)?;
+    let mut hasher = Hasher::new(digest.algorithm());
+    let mut buffer = vec![0; 256 << 10];
+    let mut bytes = 0;
+    loop {
+        run.go_on()?;
+        let read = content.read(&mut buffer).with_context(|| format!("fetch binary {digest}"))?;
+        if read == 0 {
+            break;
+        }
+        hasher.update(&buffer[..read]);
+        file.write_all(&buffer[..read]).with_context(context)?;
+        bytes += read as u64;
+    }
+    if hasher.finish() == *digest {
+        return Ok(Fetched::Staged(bytes));
+    }
+    std::fs::remove_file(path).with_context(|| format!("remove `{}`", path.display()))?;
+    Ok(Fetched::Damaged("its content does not have the digest in its name".to_owned()))
+}
+
+/// Stages a binary out of an archive.
+pub(super) fn stage_from_archive(
+    run: &RunContext,
+    staging: &Staging,
+    digest: &Digest,
+    content: &mut dyn std::io::Read,
+) -> anyhow::Result<()> {
+    match stage_binary(run, &staging.binary(digest), digest, content)? {
+        Fetched::Staged(bytes) => {
+            run.report.advance(bytes);
+            run.report.count(|counts| {
+                counts.copied += 1;
+                counts.bytes += bytes;
+            });
+        }
+        Fetched::Damaged(what) => damaged(run, &digest.to_string(), &what),
+        Fetched::Waiting(_) | Fetched::Missing => unreachable!("it was just written"),
+    }
+    Ok(())
+}
+
+fn refuse(run: &RunContext, subject: &str, error: StoreError) -> anyhow::Result<()> {
+    if error.kind == ErrorKind::NotFound {
+        missing(run, subject);
+        return Ok(());
+    }
+    Err(error.into())
+}
+
+fn missing(run: &RunContext, subject: &str) {
+    run.report.count(|counts| {
+        counts.missing += 1;
+        counts.failed += 1;
+    });
+    run.report.problem("missing", subject, "the destination does not have it");
+}
+
+fn damaged(run: &RunContext, subject: &str, what: &str) {
+    run.report.count(|counts| {
+        counts.damaged += 1;
+        counts.failed += 1;
+    });
+    run.report.problem("damaged", subject, format!("at the destination: {what}"));
+}

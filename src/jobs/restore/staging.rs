@@ -1,0 +1,166 @@
+//! The directory beside the repository where everything is gathered and checked before the repository is touched.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+
+use crate::model::digest::Digest;
+use crate::model::run::RunId;
+use crate::repository::binaries::{BinaryStore, hash, open_regular};
+
+/// A staging directory, on the same file system as the store, so that its files can be renamed in.
+#[derive(Clone, Debug)]
+pub(super) struct Staging {
+    path: PathBuf,
+    /// Whether it had to be put into the store, because that is a mount point.
+    inside: bool,
+    quarantine: PathBuf,
+    made: Vec<PathBuf>,
+}
+
+impl Staging {
+    /// Opens the directory for this backup, with what an earlier try left in it; removes those of other backups.
+    pub(super) fn open(store: &BinaryStore, from: &str, run: RunId) -> anyhow::Result<Self> {
+        let root = store.root();
+        let (home, inside) = home(root)?;
+        let name = root.file_name().map_or_else(|| "root".to_owned(), |name| name.to_string_lossy().into_owned());
+        let prefix = format!(".holdfast-restore-{name}-");
+        let mut made = Vec::new();
+        make_directories(&home, &mut made)?;
+        let path = home.join(format!("{prefix}{from}"));
+        for entry in fs::read_dir(&home).with_context(|| format!("read `{}`", home.display()))? {
+            let other = entry?.path();
+            let stale = other.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&prefix));
+            if stale && other != path {
+                fs::remove_dir_all(&other).with_context(|| format!("remove the stale `{}`", other.display()))?;
+            }
+        }
+        for directory in [path.clone(), path.join("binaries"), path.join("documents"), path.join("records")] {
+            fs::create_dir_all(&directory).with_context(|| {
+                format!("make `{}` (the user that runs holdfast must be able to write there)", directory.display())
+            })?;
+        }
+        let quarantine = home.join(format!(".holdfast-quarantine-{name}-{run}"));
+        Ok(Self { path, inside, quarantine, made })
+    }
+
+    /// The same directory, for a thread of its own.
+    pub(super) fn paths(&self) -> Self {
+        self.clone()
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where files go that are replaced, or that the backup does not have; not made yet.
+    pub(super) fn quarantine(&self) -> &Path {
+        &self.quarantine
+    }
+
+    /// Where a binary waits: two levels are enough here, and cost fewer directories than the store's own.
+    pub(super) fn binary(&self, digest: &Digest) -> PathBuf {
+        let name = digest.to_string();
+        self.path.join("binaries").join(&name[..2]).join(name)
+    }
+
+    pub(super) fn document(&self, name: &str) -> PathBuf {
+        self.path.join("documents").join(name)
+    }
+
+    pub(super) fn record(&self, name: &str) -> PathBuf {
+        self.path.join("records").join(name)
+    }
+
+    /// Makes the directories that binaries wait in.
+    pub(super) fn make_places(&self) -> anyhow::Result<()> {
+        for byte in 0..=u8::MAX {
+            let directory = self.path.join("binaries").join(format!("{byte:02x}"));
+            fs::create_dir_all(&directory).with_context(|| format!("make `{}`", directory.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Whether a binary waits here already, whole; what is left of a broken try is removed.
+    pub(super) fn has(&self, digest: &Digest) -> io::Result<bool> {
+        let path = self.binary(digest);
+        let mut file = match open_regular(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        if hash(&mut file, digest, &|| false)? == *digest {
+            return Ok(true);
+        }
+        fs::remove_file(&path)?;
+        Ok(false)
+    }
+
+    /// How much an earlier try left here.
+    pub(super) fn bytes(&self) -> u64 {
+        let Ok(places) = fs::read_dir(self.path.join("binaries")) else { return 0 };
+        places
+            .flatten()
+            .filter_map(|place| fs::read_dir(place.path()).ok())
+            .flat_map(|files| files.flatten().filter_map(|file| file.metadata().ok()))
+            .map(|metadata| metadata.len())
+            .sum()
+    }
+
+    /// Writes everything here to the disk: one call for the file system instead of one for each file.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        Ok(rustix::fs::syncfs(File::open(&self.path)?)?)
+    }
+
+    /// Removes what was staged.
+    pub(super) fn remove(&self) -> anyhow::Result<()> {
+        fs::remove_dir_all(&self.path).with_context(|| format!("remove `{}`", self.path.display()))
+    }
+
+    /// After a failure: keeps what was fetched for the next try if it may.
+    pub(super) fn give_up(&self, full: bool) -> anyhow::Result<()> {
+        let empty = self.bytes() == 0;
+        if self.inside || full || empty {
+            self.remove()?;
+            for directory in self.made.iter().rev() {
+                // One that is not empty is somebody's.
+                drop(fs::remove_dir(directory));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Makes a directory and those above it that are missing; notes which.
+pub(super) fn make_directories(path: &Path, made: &mut Vec<PathBuf>) -> anyhow::Result<()> {
+    let missing: Vec<_> = path.ancestors().take_while(|path| !path.exists()).collect();
+    for directory in missing.into_iter().rev() {
+        fs::create_dir(directory).with_context(|| format!("make `{}`", directory.display()))?;
+        made.push(directory.to_owned());
+    }
+    Ok(())
+}
+
+/// The directory for our own directories: the one that the store is in, unless the store is a mount point.
+fn home(root: &Path) -> anyhow::Result<(PathBuf, bool)> {
+    let absolute = std::path::absolute(root)?;
+    // A store behind a symbolic link lies where the link leads.
+    let root = absolute.canonicalize().unwrap_or(absolute);
+    let parent = root.parent().map_or_else(|| root.clone(), Path::to_owned);
+    let same_device = match (root.metadata(), parent.metadata()) {
+        (Ok(root), Ok(parent)) => root.dev() == parent.dev(),
+        _ => true,
+    };
+    Ok(if same_device { (parent, false) } else { (root, true) })
+}
+
+/// Free bytes on the file system that a store lies on, or will.
+pub(super) fn free_bytes(store: &BinaryStore) -> anyhow::Result<u64> {
+    let (home, _) = home(store.root())?;
+    let there = home.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    let stat = rustix::fs::statvfs(there).with_context(|| format!("ask `{}` for free space", there.display()))?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}

@@ -1,0 +1,314 @@
+//! A repository, a state directory and a destination for one test, and the jobs on them.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use holdfast::jobs::backup::{BackupOrder, backup};
+use holdfast::jobs::catalogue::{self, Restorable};
+use holdfast::jobs::context::{Clock, Destination, Ended, Report, RunContext};
+use holdfast::jobs::copy::{CopyOrder, copy};
+use holdfast::jobs::restore::{RestoreOrder, RestorePlan, plan, restore};
+use holdfast::jobs::source::RepositorySource;
+use holdfast::jobs::verify::{Depth, VerifyOrder, verify};
+use holdfast::ledger::{Ledger, StateLock};
+use holdfast::model::digest::{Algorithm, Digest};
+use holdfast::model::layout::Layout;
+use holdfast::model::run::{Kind, Run, RunId, Trigger};
+use holdfast::repository::binaries::BinaryStore;
+use holdfast::service::runner::{Activation, Runner};
+use holdfast::store::ObjectStore;
+use holdfast::store::memory::MemoryStore;
+use holdfast::store::retry::{RetryPolicy, Retrying};
+use jiff::{SignedDuration, Timestamp};
+use tokio_util::sync::CancellationToken;
+
+/// What happens while somebody sleeps.
+type WhileAsleep = Box<dyn FnMut() + Send>;
+
+/// A clock that stands at a time after every file of the test and goes on by a second with each look; sleeping takes
+/// no time, and does what the test has it do.
+pub(crate) struct TestClock {
+    now: Mutex<Timestamp>,
+    while_asleep: Mutex<Option<WhileAsleep>>,
+}
+
+impl std::fmt::Debug for TestClock {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("TestClock")
+    }
+}
+
+#[async_trait]
+impl Clock for TestClock {
+    fn now(&self) -> Timestamp {
+        let mut now = self.now.lock().unwrap();
+        *now += SignedDuration::from_secs(1);
+        *now
+    }
+
+    async fn sleep(&self, _duration: Duration) {
+        if let Some(happens) = self.while_asleep.lock().unwrap().as_mut() {
+            happens();
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Everything a test of a job needs.
+pub(crate) struct Lab {
+    directory: tempfile::TempDir,
+    pub(crate) clock: Arc<TestClock>,
+    pub(crate) layout: Layout,
+    pub(crate) store: Arc<dyn ObjectStore>,
+    pub(crate) runner: Runner,
+    pub(crate) stop: CancellationToken,
+    pub(crate) volume_bytes: u64,
+    pub(crate) with_documents: bool,
+    lock: Option<StateLock>,
+}
+
+impl Lab {
+    /// A ModeShape store without documents, and a destination in memory.
+    pub(crate) fn new() -> Self {
+        Self::with_store(Arc::new(MemoryStore::new("memory:")))
+    }
+
+    /// The same with another destination.
+    pub(crate) fn with_store(store: Arc<dyn ObjectStore>) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        for name in ["binaries", "state", "documents"] {
+            std::fs::create_dir(directory.path().join(name)).unwrap();
+        }
+        let clock = Arc::new(TestClock {
+            now: Mutex::new("2100-01-01T00:00:00Z".parse().unwrap()),
+            while_asleep: Mutex::new(None),
+        });
+        let lock = StateLock::take(&directory.path().join("state"), "test").unwrap();
+        let (ledger, _) = Ledger::open(&lock).unwrap();
+        let runner = Runner { ledger: Arc::new(ledger), clock: Arc::clone(&clock) as Arc<dyn Clock> };
+        Self {
+            directory,
+            clock,
+            layout: Layout::modeshape(),
+            store,
+            runner,
+            stop: CancellationToken::new(),
+            volume_bytes: 1 << 30,
+            with_documents: false,
+            lock: Some(lock),
+        }
+    }
+
+    /// A path in the test's own directory.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Sets what happens whenever a job sleeps.
+    pub(crate) fn while_asleep(&self, happens: impl FnMut() + Send + 'static) {
+        *self.clock.while_asleep.lock().unwrap() = Some(Box::new(happens));
+    }
+
+    /// The binary store.
+    pub(crate) fn binaries(&self) -> BinaryStore {
+        BinaryStore::at(&self.path("binaries"), &self.layout)
+    }
+
+    /// Adds a binary.
+    pub(crate) fn add(&self, content: &[u8]) -> Digest {
+        let algorithm = self.layout.algorithms[0];
+        let digest = Digest::of(algorithm, content);
+        self.write(&digest, content);
+        digest
+    }
+
+    /// Writes any content under the name of a binary.
+    pub(crate) fn write(&self, digest: &Digest, content: &[u8]) {
+        let path = self.binaries().path(digest);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, content).unwrap();
+    }
+
+    /// Adds this many small binaries, different for each seed.
+    pub(crate) fn add_many(&self, count: usize, seed: &str) -> Vec<Digest> {
+        (0..count).map(|number| self.add(format!("{seed} {number} {}", "x".repeat(number % 500)).as_bytes())).collect()
+    }
+
+    /// Writes documents with these ids as a ModeShape backup would have them.
+    pub(crate) fn write_documents(&mut self, ids: &[&str]) {
+        let lines: String = ids
+            .iter()
+            .map(|id| format!("{{ \"metadata\" : {{ \"id\" : \"{id}\" }} , \"content\" : {{ }} }}\n"))
+            .collect();
+        std::fs::write(self.path("documents/documents_000001.bin"), lines).unwrap();
+        self.with_documents = true;
+    }
+
+    /// Forgets everything that the ledger knows, as when the state directory was lost.
+    pub(crate) fn lose_the_ledger(&mut self) {
+        let state = self.path("state");
+        self.reopen(|| {
+            for entry in std::fs::read_dir(&state).unwrap() {
+                let path = entry.unwrap().path();
+                if path.file_name().unwrap().to_string_lossy().starts_with("ledger") {
+                    std::fs::remove_file(path).unwrap();
+                }
+            }
+        });
+    }
+
+    /// Closes the ledger, does something to the state directory, and opens it again.
+    pub(crate) fn reopen(&mut self, meanwhile: impl FnOnce()) -> Option<holdfast::ledger::SetAside> {
+        let lock = self.lock.take().unwrap();
+        let elsewhere = tempfile::tempdir().unwrap();
+        let spare = StateLock::take(elsewhere.path(), "test").unwrap();
+        self.runner.ledger = Arc::new(Ledger::open(&spare).unwrap().0);
+        meanwhile();
+        let (ledger, set_aside) = Ledger::open(&lock).unwrap();
+        self.runner.ledger = Arc::new(ledger);
+        self.lock = Some(lock);
+        set_aside
+    }
+
+    /// The destination, with requests counted and tried again at once.
+    pub(crate) fn destination(&self, report: &Report) -> Destination {
+        let policy = RetryPolicy { first: Duration::ZERO, longest: Duration::ZERO, ..RetryPolicy::default() };
+        let retrying = Retrying::new(Arc::clone(&self.store), policy).until(self.stop.clone());
+        report.meter(retrying.meter());
+        let id = self.runner.ledger.destination(self.store.place()).unwrap();
+        Destination { name: "test".to_owned(), id, store: Arc::new(retrying) }
+    }
+
+    /// What is copied and backed up.
+    pub(crate) fn source(&self) -> RepositorySource {
+        RepositorySource {
+            name: "main".to_owned(),
+            binaries: self.binaries(),
+            documents: self.with_documents.then(|| self.path("documents")),
+        }
+    }
+
+    async fn run(
+        &self,
+        job: &str,
+        kind: Kind,
+        work: impl AsyncFnOnce(&RunContext, Destination) -> anyhow::Result<Ended>,
+    ) -> Run {
+        let report = Arc::new(Report::default());
+        let activation = Activation { job: job.to_owned(), kind, trigger: Trigger::Request };
+        let destination = self.destination(&report);
+        let work = async |run: &RunContext| work(run, destination).await;
+        self.runner.run(&activation, self.stop.clone(), report, work).await.unwrap()
+    }
+
+    /// Runs a copy.
+    pub(crate) async fn copy(&self) -> Run {
+        self.copy_with(false).await
+    }
+
+    /// Runs a copy, with `--full` or without.
+    pub(crate) async fn copy_with(&self, full: bool) -> Run {
+        let source = self.source();
+        self.run("copy.main", Kind::Copy, async |run, destination| {
+            copy(run, &CopyOrder { source, destination, parallel: 8, settle: Duration::from_secs(2), full }).await
+        })
+        .await
+    }
+
+    /// Runs a backup.
+    pub(crate) async fn backup(&self) -> Run {
+        let (source, volume_bytes) = (self.source(), self.volume_bytes);
+        self.run("backup.main", Kind::Backup, async |run, destination| {
+            let (job, settle) = ("backup.main".to_owned(), Duration::from_secs(2));
+            backup(run, &BackupOrder { job, source, destination, volume_bytes, settle }).await
+        })
+        .await
+    }
+
+    fn restore_order(&self, from: &str, only: &[Digest], destination: Destination) -> RestoreOrder {
+        RestoreOrder {
+            from: from.parse().unwrap(),
+            destination,
+            binaries: self.binaries(),
+            documents: self.with_documents.then(|| self.path("documents")),
+            only: only.to_vec(),
+        }
+    }
+
+    /// Restores into the repository.
+    pub(crate) async fn restore(&self, from: &str) -> Run {
+        self.restore_only(from, &[]).await
+    }
+
+    /// Restores some binaries into the repository.
+    pub(crate) async fn restore_only(&self, from: &str, only: &[Digest]) -> Run {
+        self.run("restore", Kind::Restore, async |run, destination| {
+            restore(run, &self.restore_order(from, only, destination)).await
+        })
+        .await
+    }
+
+    /// Plans a restore into the repository.
+    pub(crate) async fn plan(&self, from: &str) -> anyhow::Result<RestorePlan> {
+        let report = Arc::new(Report::default());
+        let destination = self.destination(&report);
+        let context = RunContext {
+            id: RunId::new(0),
+            started: self.clock.now(),
+            clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
+            stop: self.stop.clone(),
+            report,
+            ledger: Arc::clone(&self.runner.ledger),
+        };
+        plan(&context, &self.restore_order(from, &[], destination)).await
+    }
+
+    /// Verifies a restore point or an archive.
+    pub(crate) async fn verify(&self, name: &str, depth: Depth) -> Run {
+        self.run("verify", Kind::Verify, async |run, destination| {
+            verify(run, &[VerifyOrder { name: name.parse().unwrap(), destination }], depth).await
+        })
+        .await
+    }
+
+    /// What there is to restore from.
+    pub(crate) async fn points(&self) -> Vec<Restorable> {
+        let destination = self.destination(&Report::default());
+        catalogue::list(&destination, None).await.unwrap().0
+    }
+
+    /// The keys at the destination that begin with `prefix`.
+    pub(crate) async fn keys(&self, prefix: &str) -> Vec<String> {
+        super::conformance::list_all(self.store.as_ref(), prefix).await.into_iter().map(|(key, _)| key).collect()
+    }
+
+    /// Every file of the repository's binary store by path, with its content.
+    pub(crate) fn snapshot(&self) -> std::collections::BTreeMap<PathBuf, Vec<u8>> {
+        files_below(&self.path("binaries"))
+    }
+}
+
+/// Every file below a directory by its path there, with its content.
+pub(crate) fn files_below(root: &Path) -> std::collections::BTreeMap<PathBuf, Vec<u8>> {
+    let mut files = std::collections::BTreeMap::new();
+    let mut directories = vec![root.to_owned()];
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(&directory).unwrap() {
+            let entry = entry.unwrap();
+            if entry.file_type().unwrap().is_dir() {
+                directories.push(entry.path());
+            } else {
+                let content = std::fs::read(entry.path()).unwrap_or_default();
+                files.insert(entry.path().strip_prefix(root).unwrap().to_owned(), content);
+            }
+        }
+    }
+    files
+}
+
+/// The SHA-1 of some content.
+pub(crate) fn sha1(content: &[u8]) -> Digest {
+    Digest::of(Algorithm::Sha1, content)
+}
