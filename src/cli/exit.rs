@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use crate::cli::terminal;
 use crate::config::{ConfigError, UnknownJob};
-use crate::jobs::context::Cancelled;
+use crate::jobs::context::is_cancelled;
 use crate::model::run::Outcome;
 
 /// The exit status.
@@ -57,7 +57,7 @@ impl Exit {
         terminal::note(format_args!("holdfast: {error:#}"));
         if error.is::<Usage>() || error.is::<UnknownJob>() {
             Self::Usage
-        } else if error.is::<Cancelled>() {
+        } else if is_cancelled(error) {
             Self::Cancelled
         } else {
             Self::Failed

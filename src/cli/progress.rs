@@ -90,6 +90,8 @@ impl Bar {
         if progress.message.is_empty() {
             return;
         }
+        // First: each of the following may draw.
+        self.drawn.set_message(progress.message.clone());
         let wanted = (progress.unit.clone(), progress.total.is_some());
         if wanted != self.style || progress.current < self.last {
             // Rate and time left belong to what is done now.
@@ -103,20 +105,22 @@ impl Bar {
             None => self.drawn.unset_length(),
         }
         self.drawn.set_position(progress.current);
-        self.drawn.set_message(progress.message.clone());
         self.drawn.tick();
     }
 }
 
+/// A message that is too long for the line is cut, and the numbers are not.
 fn style(unit: &str, total: bool) -> ProgressStyle {
     let template = match (unit, total) {
-        ("", _) => "{spinner} {msg}".to_owned(),
+        ("", _) => "{spinner} {wide_msg}".to_owned(),
         ("bytes", true) => {
-            "{msg}  [{bar:24}] {binary_bytes}/{binary_total_bytes}  {binary_bytes_per_sec}  {eta} left".to_owned()
+            "{wide_msg}  [{bar:20}] {binary_bytes}/{binary_total_bytes}  {binary_bytes_per_sec}  {eta} left".to_owned()
         }
-        ("bytes", false) => "{spinner} {msg}  {binary_bytes}  {binary_bytes_per_sec}".to_owned(),
-        (unit, true) => format!("{{msg}}  [{{bar:24}}] {{human_pos}}/{{human_len}} {unit}  {{per_sec}}  {{eta}} left"),
-        (unit, false) => format!("{{spinner}} {{msg}}  {{human_pos}} {unit}  {{per_sec}}"),
+        ("bytes", false) => "{spinner} {wide_msg}  {binary_bytes}  {binary_bytes_per_sec}".to_owned(),
+        (unit, true) => {
+            format!("{{wide_msg}}  [{{bar:20}}] {{human_pos}}/{{human_len}} {unit}  {{per_sec}}  {{eta}} left")
+        }
+        (unit, false) => format!("{{spinner}} {{wide_msg}}  {{human_pos}} {unit}  {{per_sec}}"),
     };
     let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_spinner());
     style.progress_chars("=> ")

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use anyhow::Context as _;
+
 use crate::cli::confirm::confirm;
 use crate::cli::exit::{Exit, Usage};
 use crate::cli::foreground::{self, Output};
@@ -78,58 +80,76 @@ pub(super) async fn restore(config: &Config, arguments: &Arguments) -> anyhow::R
     let mut usage = false;
     let output = Output::of(arguments.json);
     let exit = foreground::run(&session, "restore", Kind::Restore, output, async |run| {
-        let order = order(&session, run, arguments).await.inspect_err(|error| usage = error.is::<Usage>())?;
-        restore_all(run, &order).await
+        let prepared = prepare(&session, run, arguments).await;
+        let prepared = prepared.inspect_err(|error| usage = error.is::<Usage>())?;
+        if let Some(message) = prepared.other_repository {
+            run.report.notice("repository", spelled(&arguments.from), message);
+        }
+        restore_all(run, &prepared.order).await
     })
     .await?;
     Ok(if usage { Exit::Usage } else { exit })
 }
 
-/// The plan, made outside of any run.
+/// The plan, made outside of any run, with what is to be known before a yes.
 async fn look_ahead(session: &Session<'_>, arguments: &Arguments) -> anyhow::Result<RestorePlan> {
     let report = Arc::new(Report::default());
     let context = session.unrecorded(&report);
     let planning = async {
-        let order = order(session, &context, arguments).await?;
-        plan(&context, &order).await
+        let Prepared { order, other_repository, no_documents } = prepare(session, &context, arguments).await?;
+        let plan = plan(&context, &order).await?;
+        anyhow::Ok((plan, other_repository.into_iter().chain(no_documents)))
     };
-    let plan = progress::watch(&report, &session.stop(), planning).await?;
+    let (plan, warnings) = progress::watch(&report, &session.stop(), planning).await?;
+    warnings.for_each(terminal::warn);
     for problem in report.problems() {
         terminal::warn(format_args!("{}: {}", problem.subject, problem.message));
     }
     Ok(plan)
 }
 
-async fn order(session: &Session<'_>, run: &RunContext, arguments: &Arguments) -> anyhow::Result<RestoreOrder> {
+/// An order, and what is odd about it.
+struct Prepared {
+    order: RestoreOrder,
+    /// The backup is of another repository than the one it goes into.
+    other_repository: Option<String>,
+    /// The documents have nowhere to go; the run names them by itself.
+    no_documents: Option<String>,
+}
+
+async fn prepare(session: &Session<'_>, run: &RunContext, arguments: &Arguments) -> anyhow::Result<Prepared> {
     let located = locate(session, run, &arguments.from, arguments.destination.as_deref()).await?;
     let repository = repository(session.config, &located, arguments.repository.as_deref())?;
-    if repository.name != located.repository && arguments.repository.is_none() && arguments.to.is_none() {
-        let message = format!("is of the repository `{}`, and goes into `{}`", located.repository, repository.name);
-        run.report.notice("repository", spelled(&located.name), message);
-    }
+    let from = spelled(&located.name);
+    let other = repository.name != located.repository && arguments.to.is_none();
+    let other_repository = other.then(|| {
+        format!("the {from} is of the repository `{}`, and goes into `{}`", located.repository, repository.name)
+    });
     let (binaries, documents) = match &arguments.to {
         Some(directory) => {
-            let directory = std::path::absolute(directory)?;
+            let directory = std::path::absolute(directory)
+                .with_context(|| format!("find the directory `{}`", directory.display()))?;
             (directory.join("binaries"), Some(directory.join("documents")))
         }
         None => (repository.binaries.clone(), session::documents(repository).map(PathBuf::from)),
     };
-    if documents.is_none() && located.documents > 0 && arguments.only.is_empty() {
-        let message = format!(
-            "its {} documents are not restored, as the repository `{}` has no directory for them: \
-             `holdfast restore … --to DIR` gives them",
+    let left_out = documents.is_none() && located.documents > 0 && arguments.only.is_empty();
+    let no_documents = left_out.then(|| {
+        format!(
+            "the documents in the {from} ({}) are not restored, as the repository `{}` has no directory for them: \
+             `--to DIR` gives them",
             text::count(located.documents),
             repository.name
-        );
-        run.report.notice("documents", spelled(&located.name), message);
-    }
-    Ok(RestoreOrder {
+        )
+    });
+    let order = RestoreOrder {
         from: located.name,
         destination: located.destination,
         binaries: BinaryStore::at(&binaries, &repository.layout),
         documents,
         only: arguments.only.clone(),
-    })
+    };
+    Ok(Prepared { order, other_repository, no_documents })
 }
 
 /// The repository that is named, or the one that the backup is of, or the only one.

@@ -31,7 +31,12 @@ pub(super) fn summary(run: &Run, paint: Paint) -> String {
 fn facts(run: &Run) -> Vec<(&'static str, String)> {
     let mut facts = Vec::new();
     if let Some(result) = &run.result {
-        let label = if result.starts_with("BackupDaemonJob") { "archive" } else { "restore point" };
+        let label = match run.kind {
+            Kind::Copy => "restore point",
+            Kind::Backup => "archive",
+            Kind::Restore => "restored from",
+            Kind::Verify => "verified",
+        };
         facts.push((label, result.clone()));
     }
     facts.extend(run.quarantine.iter().map(|quarantine| ("quarantine", quarantine.clone())));

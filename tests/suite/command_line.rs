@@ -1,7 +1,5 @@
 //! The program as people and scripts call it: exit statuses, what stands on which output, and signals.
 
-#![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
-
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::unix::fs::PermissionsExt as _;
@@ -92,6 +90,16 @@ impl Site {
         let path = self.path("binaries").join(Layout::modeshape().path(digest));
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, content).unwrap();
+    }
+
+    fn content_of(&self, store: &str, digest: &Digest) -> String {
+        fs::read_to_string(self.path(store).join(Layout::modeshape().path(digest))).unwrap()
+    }
+
+    /// Copies; gives the restore point.
+    fn copy(&self) -> String {
+        let run = self.holdfast(&["run", "copy.binaries", "--json"]).exits(0).json();
+        run["result"].as_str().unwrap().to_owned()
     }
 
     fn holdfast(&self, arguments: &[&str]) -> Ended {
@@ -448,6 +456,96 @@ fn a_restore_point_at_two_destinations_must_be_chosen_from() {
     ended.complains("the destinations `main` and `second`");
     let points = site.holdfast(&["points"]).exits(0);
     assert!(points.out.lines().next().unwrap().ends_with("DESTINATION"), "{}", points.out);
+}
+
+#[test]
+fn a_dry_run_prints_the_plan_and_is_no_run() {
+    let site = Site::new();
+    let digest = site.binary("one");
+    site.binary("two");
+    let point = site.copy();
+    site.file_of(&digest, "damaged");
+    let plan = site.holdfast(&["restore", &point, "--dry-run", "--json"]).exits(0).json();
+    assert_eq!((&plan["from"], &plan["fetch"], &plan["replace"]), (&point.as_str().into(), &1.into(), &1.into()));
+    assert_eq!((&plan["keep"], &plan["quarantine"]), (&1.into(), &0.into()));
+    assert_eq!(plan["binaries_to"], site.path("binaries").display().to_string());
+    let text = site.holdfast(&["restore", &point, "--dry-run"]).exits(0).out;
+    assert!(text.contains("replacing damaged     1 binary"), "{text}");
+    assert_eq!(site.history().len(), 1);
+}
+
+#[test]
+fn a_restore_into_the_repository_repairs_it_and_warns_to_stop_its_owner() {
+    let site = Site::new();
+    let digest = site.binary("one");
+    let point = site.copy();
+    site.file_of(&digest, "damaged");
+    let ended = site.holdfast(&["restore", &point, "--yes", "--json"]).exits(0);
+    ended.complains("stop the repository (Fedora) first");
+    assert_eq!((&ended.json()["job"], &ended.json()["kind"]), (&"restore".into(), &"restore".into()));
+    assert_eq!(site.content_of("binaries", &digest), "one");
+}
+
+#[test]
+fn a_restore_to_a_directory_needs_no_yes_and_lays_binaries_out_as_the_repository_does() {
+    let site = Site::new();
+    let (one, two) = (site.binary("one"), site.binary("two"));
+    let point = site.copy();
+    let to = site.path("elsewhere").display().to_string();
+    let run = site.holdfast(&["restore", &point, "--to", &to, "--json"]).exits(0).json();
+    assert_eq!(run["counts"]["copied"], 2);
+    assert_eq!(site.content_of("elsewhere/binaries", &two), "two");
+    let only = site.path("only").display().to_string();
+    let run = site.holdfast(&["restore", &point, "--to", &only, "--json", "--only", &one.to_string()]).exits(0).json();
+    assert_eq!(run["counts"]["copied"], 1);
+    assert_eq!(site.content_of("only/binaries", &one), "one");
+}
+
+#[test]
+fn documents_that_have_nowhere_to_go_are_named_as_left_out() {
+    let site = Site::new();
+    site.binary("one");
+    fs::create_dir(site.path("documents")).unwrap();
+    let document = r#"{"metadata":{"id":"a"},"content":{"key":"a"}}"#;
+    fs::write(site.path("documents/documents_000001.bin"), format!("{document}\n")).unwrap();
+    let config = site.path("holdfast.toml");
+    let without = fs::read_to_string(&config).unwrap();
+    fs::write(&config, format!("{without}[repository.main.documents]\ndirectory = \"documents\"\n")).unwrap();
+    let point = site.copy();
+    fs::write(&config, without).unwrap();
+    site.holdfast(&["restore", &point, "--dry-run"]).exits(0).complains("`--to DIR` gives them");
+    let run = site.holdfast(&["restore", &point, "--yes", "--json"]).exits(3).json();
+    assert!(run["problems"][0]["message"].as_str().unwrap().contains("--to DIR"), "{run}");
+    let to = site.path("elsewhere").display().to_string();
+    site.holdfast(&["restore", &point, "--to", &to]).exits(0);
+    assert!(site.path("elsewhere/documents/documents_000001.bin.gz").exists());
+}
+
+#[test]
+fn a_backup_is_verified_and_restored_by_the_name_that_points_shows() {
+    let site = Site::new();
+    let digest = site.binary("one");
+    let backup = site.holdfast(&["run", "backup.full", "--json"]).exits(0).json();
+    let points = site.holdfast(&["points", "--json"]).exits(0).json();
+    let name = points[0]["name"].as_str().unwrap();
+    assert_eq!((&points[0]["kind"], points.as_array().unwrap().len()), (&"archive".into(), 1));
+    assert!(name.starts_with(backup["result"].as_str().unwrap()));
+    let verified = site.holdfast(&["verify", name, "--json"]).exits(0).json();
+    assert_eq!((&verified["job"], &verified["outcome"]), (&"verify".into(), &"succeeded".into()));
+    let to = site.path("elsewhere").display().to_string();
+    site.holdfast(&["restore", name, "--to", &to]).exits(0);
+    assert_eq!(site.content_of("elsewhere/binaries", &digest), "one");
+}
+
+#[test]
+fn verify_finds_what_is_missing_at_the_destination() {
+    let site = Site::new();
+    let digest = site.binary("one");
+    let point = site.copy();
+    site.holdfast(&["verify", &point, "--quick"]).exits(0);
+    fs::remove_file(site.path("backups/binaries").join(Layout::modeshape().path(&digest))).unwrap();
+    let run = site.holdfast(&["verify", &point, "--json"]).exits(3).json();
+    assert_eq!((&run["outcome"], &run["counts"]["missing"]), (&"partial".into(), &1.into()));
 }
 
 #[test]
