@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures_util::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 
-use crate::jobs::context::{Clock, Ended, Report, RunContext, is_cancelled};
+use crate::jobs::context::{Cancelled, Clock, Ended, Report, RunContext, is_cancelled};
 use crate::ledger::Ledger;
 use crate::model::run::{Kind, Outcome, Run, RunId, Trigger};
 
@@ -65,6 +65,11 @@ impl Runner {
         // A run that panics has failed; the process and its other runs live.
         let ended = AssertUnwindSafe(work(&context)).catch_unwind().await;
         let ended = ended.unwrap_or_else(|panic| Err(anyhow::anyhow!("internal error: {}", panic_text(&*panic))));
+        // A request that was given up because of the stop looks like a failure of its own.
+        let ended = match ended {
+            Err(_) if context.stop.is_cancelled() => Err(Cancelled.into()),
+            ended => ended,
+        };
         let (outcome, ended, error) = judge(ended, &report);
         let run = Run {
             id,
