@@ -170,10 +170,10 @@ def first_copy(bench, store, files, size):
                                      store + "/", "s3://holdfast/s5cmd/"])
     drop = "--drop-bodies=/"
     rows = bench.take_turns({
-        "holdfast run copy": lambda: against(own, "--drop-bodies=binaries/", "--no-verify"),
-        "bare loop of 32 puts (floor)": lambda: against(bare, drop, "--no-verify"),
-        "rclone copy": lambda: against(rclone, drop, "--no-verify"),
-        "s5cmd cp": lambda: against(s5cmd, drop, "--no-verify"),
+        "holdfast run copy": lambda: against(own, "--drop-bodies=binaries/"),
+        "bare loop of 32 puts (floor)": lambda: against(bare, drop),
+        "rclone copy": lambda: against(rclone, drop),
+        "s5cmd cp": lambda: against(s5cmd, drop),
     })
     table(f"First copy of {files:,} binaries, {size / 1e9:.2f} GB", rows,
           "holdfast's figures include its own digest check, its index and the restore point.")
@@ -181,10 +181,10 @@ def first_copy(bench, store, files, size):
 
 
 def copy_again(bench, store, files):
-    server = Server("--drop-bodies=/binaries/", "--no-verify")
+    server = Server("--drop-bodies=/binaries/")
     config = bench.configure(server, store)
     Measured([bench.holdfast, "--config", config, "run", "copy.main"])
-    rclone_server = Server("--drop-bodies=/", "--no-verify")
+    rclone_server = Server("--drop-bodies=/")
     Measured(bench.rclone(rclone_server, "copy", store, ":s3:holdfast/rclone", "--transfers", "32", "--no-check-dest",
                           "--s3-no-head", "--s3-disable-checksum"))
     counted = []
@@ -215,7 +215,7 @@ def copy_again(bench, store, files):
 
 def backup(bench, store, title):
     def against(run):
-        server = Server("--drop-bodies=/", "--no-verify")
+        server = Server("--drop-bodies=/")
         try:
             measured = run(server)
             return measured, server.cpu()
@@ -236,7 +236,7 @@ def backup(bench, store, title):
 
 
 def restore(bench, store, files):
-    server = Server("--no-verify")
+    server = Server()
     config = bench.configure(server, store)
     Measured([bench.holdfast, "--config", config, "run", "copy.main"])
     measured = Measured([bench.holdfast, "--config", config, "points", "--json"])

@@ -46,7 +46,7 @@ async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
-    let believe = arguments.no_verify || arguments.drop_bodies.is_some();
+    let believe = arguments.no_verify;
     let server = Server::start(Options {
         port: arguments.port,
         bucket: arguments.bucket,
