@@ -17,7 +17,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use anyhow::{Context as _, bail};
 use rusqlite::{Connection, OpenFlags};
 
-pub use archives::ArchiveUnderWay;
+pub use archives::{ArchiveUnderWay, VolumeWritten};
 pub use index::{Change, ChangeTotals, DestinationId, OpenUpload, Repaired, Series, SeriesId};
 pub use lock::{InUse, StateLock};
 pub use scratch::{Listed, Scratch};

@@ -17,9 +17,9 @@ use tokio::sync::mpsc;
 use super::context::{Destination, Ended, RunContext, is_cancelled};
 use super::source::RepositorySource;
 use super::upload::{Manner, agrees, part_bytes_for, put_once, stream_object, sweep_uploads};
-use crate::ledger::ArchiveUnderWay;
+use crate::ledger::{ArchiveUnderWay, VolumeWritten};
 use crate::model::archive::{ArchiveManifest, ArchiveName, Volume};
-use crate::model::digest::Algorithm;
+use crate::model::digest::{Algorithm, Digest};
 use crate::model::key::Key;
 use crate::model::point::{DocumentSet, FORMAT};
 use crate::store::ErrorKind;
@@ -54,20 +54,29 @@ pub struct BackupOrder {
 pub async fn backup(run: &RunContext, order: &BackupOrder) -> anyhow::Result<Ended> {
     order.source.open()?;
     sweep_uploads(run, &order.destination).await?;
-    let archive = resume_or_begin(run, order).await?;
     // Whatever the documents name now is on disk already, so the binaries are looked at after them.
-    let documents = open_documents(run, order, archive.head_done).await?;
-    let survey = survey(run, order).await?;
-    let archive = write_volumes(run, order, archive, documents, survey).await?;
+    let documents = open_documents(run, order).await?;
+    let mut archive = resume_or_begin(run, order, documents.as_ref()).await?;
+    if !archive.volumes.last().is_some_and(|volume| volume.last) {
+        let survey = survey(run, order, last_binary(&archive)).await?;
+        archive = write_volumes(run, order, archive, documents, survey).await?;
+    }
     run.go_on()?;
     finish(run, order, archive).await
 }
 
 /// The archive that an earlier run began, if going on with it makes sense, or a new one.
-async fn resume_or_begin(run: &RunContext, order: &BackupOrder) -> anyhow::Result<ArchiveUnderWay> {
+async fn resume_or_begin(
+    run: &RunContext,
+    order: &BackupOrder,
+    documents: Option<&OpenDocuments>,
+) -> anyhow::Result<ArchiveUnderWay> {
+    let fingerprint = documents.map(OpenDocuments::fingerprint);
     let (job, id) = (order.job.clone(), order.destination.id);
     let earlier = run.blocking(move |run| run.ledger.archive_under_way(&job, id)).await?;
     if let Some(earlier) = earlier
+        // Binaries that only the earlier documents name may be gone by now.
+        && earlier.fingerprint == fingerprint
         && let Some(archive) = resumable(run, order, earlier).await?
     {
         run.report.say(format!("going on with {}.zip after volume {}", archive.name, archive.volumes.len()));
@@ -77,12 +86,9 @@ async fn resume_or_begin(run: &RunContext, order: &BackupOrder) -> anyhow::Resul
         name: ArchiveName::new(run.id, fastrand::u64(..)),
         created: run.started,
         repository: identity(order),
-        documents: DocumentSet::default(),
-        records: Vec::new(),
-        head_done: false,
+        fingerprint,
         volumes: Vec::new(),
         completing: None,
-        complete: true,
     };
     record(run, order, &archive).await?;
     Ok(archive)
@@ -102,21 +108,33 @@ async fn resumable(
     if archive.repository != identity(order) || age > RESUMED_WITHIN || age < SignedDuration::ZERO {
         return Ok(None);
     }
-    // A crash during the last request of a volume leaves it there, or not.
-    archive.volumes.extend(archive.completing.take());
-    let mut there = Vec::new();
-    for volume in archive.volumes {
-        match agrees(&order.destination, &volume.key, volume.bytes, &volume.sha1).await {
-            Ok(true) => there.push(volume),
-            Err(error) if error.kind == ErrorKind::NotFound => break,
-            Ok(false) => return Ok(None),
-            Err(error) => return Err(error.into()),
+    for VolumeWritten { volume, .. } in &archive.volumes {
+        // One that somebody took away could not be written again under its name while those after it are there.
+        if !lies_there(order, volume).await? {
+            return Ok(None);
         }
     }
-    archive.volumes = there;
+    // A crash during the last request of a volume leaves it there, or not.
+    if let Some(completing) = archive.completing.take()
+        && lies_there(order, &completing.volume).await?
+    {
+        archive.volumes.push(completing);
+    }
     // Documents and records are not worth a reading in the middle: they are in the first volumes, all or none.
-    let begun = !archive.volumes.is_empty() && archive.head_done;
-    Ok(begun.then_some(archive))
+    let head_done = archive.volumes.last().is_some_and(|volume| volume.head_done);
+    Ok(head_done.then_some(archive))
+}
+
+async fn lies_there(order: &BackupOrder, volume: &Volume) -> anyhow::Result<bool> {
+    match agrees(&order.destination, &volume.key, volume.bytes, &volume.sha1).await {
+        Err(error) if error.kind == ErrorKind::NotFound => Ok(false),
+        agrees => Ok(agrees?),
+    }
+}
+
+/// The last binary that is in the archive so far.
+fn last_binary(archive: &ArchiveUnderWay) -> Option<Digest> {
+    archive.volumes.iter().rev().find_map(|written| written.volume.last)
 }
 
 async fn record(run: &RunContext, order: &BackupOrder, archive: &ArchiveUnderWay) -> anyhow::Result<()> {
@@ -134,11 +152,15 @@ async fn write_volumes(
 ) -> anyhow::Result<ArchiveUnderWay> {
     let (documents_to, packed) = mpsc::channel(1);
     let (binaries_to, binaries) = mpsc::channel(READ_AHEAD);
-    let after = archive.volumes.iter().rev().find_map(|volume| volume.last);
-    run.report.phase(format!("writing {}.zip", archive.name), "bytes", Some(survey.bytes));
-    run.report.advance(archive.volumes.iter().map(|volume| volume.binary_bytes).sum());
+    let after = last_binary(&archive);
+    let done = archive.volumes.iter().map(|written| written.volume.binary_bytes).sum();
+    run.report.phase(format!("writing {}.zip", archive.name), "bytes", Some(done + survey.bytes));
+    run.report.advance(done);
 
-    let records = if archive.head_done { Vec::new() } else { survey.records.clone() };
+    // They are in the first volumes, and an archive without all of them is not gone on with.
+    let resumed = !archive.volumes.is_empty();
+    let records = if resumed { Vec::new() } else { survey.records.clone() };
+    let documents = documents.filter(|_| !resumed);
     let fed_documents = feed_documents(run, documents, documents_to);
     let fed_binaries = feed_binaries(run, order, survey, after, binaries_to);
     let written = async {
@@ -156,9 +178,7 @@ async fn write_volumes(
     if let Some(cause) = errors.into_iter().flatten().find(|error| !is_cancelled(error)) {
         return Err(cause);
     }
-    let mut archive = written?;
-    archive.complete &= !run.report.is_partial();
-    Ok(archive)
+    written
 }
 
 /// Writes one volume; gives what is left to be written, or none at the end.
@@ -190,13 +210,16 @@ async fn write_one(
         first: ended.first,
         last: ended.last,
     };
-    archive.documents.count += ended.documents.count;
-    archive.documents.files.extend(ended.documents.files.iter().cloned());
-    archive.documents.damaged = archive.documents.damaged.or_else(|| ended.documents.damaged.clone());
-    archive.records.extend(ended.records.iter().cloned());
-    archive.head_done |= ended.head_done;
-    archive.complete &= !run.report.is_partial();
-    archive.completing = Some(volume.clone());
+    let written = VolumeWritten {
+        volume: volume.clone(),
+        documents: ended.documents.clone(),
+        records: ended.records.clone(),
+        head_done: ended.head_done,
+        last: ended.rest.is_none(),
+        // What is read ahead has been judged already, so this may be false a volume too early, and never too late.
+        complete: !run.report.is_partial() && archive.volumes.last().is_none_or(|before| before.complete),
+    };
+    archive.completing = Some(written.clone());
     record(run, order, &archive).await?;
     let (ended, result) = streamed.commit(run, &order.destination).await?;
     match result {
@@ -208,14 +231,15 @@ async fn write_one(
         result => result?,
     }
     archive.completing = None;
-    archive.volumes.push(volume);
+    archive.volumes.push(written);
     record(run, order, &archive).await?;
     Ok((archive, ended.rest))
 }
 
 /// Writes the manifest, which makes it an archive.
 async fn finish(run: &RunContext, order: &BackupOrder, archive: ArchiveUnderWay) -> anyhow::Result<Ended> {
-    if !archive.complete && !run.report.is_partial() {
+    let complete = archive.volumes.iter().all(|volume| volume.complete);
+    if !complete && !run.report.is_partial() {
         run.report.problem(
             "archive",
             format!("{}.zip", archive.name),
@@ -227,12 +251,12 @@ async fn finish(run: &RunContext, order: &BackupOrder, archive: ArchiveUnderWay)
         name: archive.name.clone(),
         repository: order.source.name.clone(),
         created: archive.created,
-        complete: archive.complete,
-        documents: archive.documents,
-        binaries: archive.volumes.iter().map(|volume| volume.binaries).sum(),
-        bytes: archive.volumes.iter().map(|volume| volume.binary_bytes).sum(),
-        volumes: archive.volumes,
-        records: archive.records,
+        complete,
+        documents: all_documents(&archive.volumes),
+        binaries: archive.volumes.iter().map(|written| written.volume.binaries).sum(),
+        bytes: archive.volumes.iter().map(|written| written.volume.binary_bytes).sum(),
+        records: archive.volumes.iter().flat_map(|written| written.records.iter().cloned()).collect(),
+        volumes: archive.volumes.into_iter().map(|written| written.volume).collect(),
     };
     let key = Key::archive_manifest(&archive.name);
     let text = serde_json::to_string_pretty(&manifest)? + "\n";
@@ -244,4 +268,13 @@ async fn finish(run: &RunContext, order: &BackupOrder, archive: ArchiveUnderWay)
     })
     .await?;
     Ok(Ended { result: Some(format!("{}.zip", archive.name)), quarantine: None })
+}
+
+fn all_documents(volumes: &[VolumeWritten]) -> DocumentSet {
+    volumes.iter().map(|written| &written.documents).fold(DocumentSet::default(), |mut all, documents| {
+        all.count += documents.count;
+        all.files.extend(documents.files.iter().cloned());
+        all.damaged = all.damaged.or_else(|| documents.damaged.clone());
+        all
+    })
 }

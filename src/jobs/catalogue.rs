@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context as _, bail};
 use jiff::Timestamp;
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::context::Destination;
 use super::download::fetch_small;
@@ -133,9 +133,7 @@ pub async fn archive(
 
 fn check_format(format: u32, found: &str, name: &str) -> anyhow::Result<()> {
     if format != FORMAT {
-        bail!(
-            "read the manifest of {name}: it is of format {format}, this program knows {FORMAT}: use a newer holdfast"
-        );
+        return Err(unknown_format(name, format));
     }
     if found != name {
         bail!("read the manifest of {name}: it is that of {found}");
@@ -153,7 +151,26 @@ async fn manifest<T: DeserializeOwned>(
         return Ok(manifest);
     }
     let content = fetch_small(destination, key, MANIFEST_LIMIT).await?;
-    serde_json::from_slice(&content).with_context(|| format!("read the manifest `{key}` (is it damaged?)"))
+    serde_json::from_slice(&content).or_else(|error| {
+        // That of a newer program may have another shape altogether.
+        let newer = serde_json::from_slice(&content).ok().filter(|version: &Version| version.format > FORMAT);
+        if let Some(Version { format }) = newer {
+            return Err(unknown_format(key.as_str(), format));
+        }
+        Err(error).with_context(|| format!("read the manifest `{key}` (is it damaged?)"))
+    })
+}
+
+/// What a manifest of any format has.
+#[derive(Deserialize)]
+struct Version {
+    format: u32,
+}
+
+fn unknown_format(name: &str, format: u32) -> anyhow::Error {
+    anyhow::anyhow!(
+        "read the manifest of {name}: it is of format {format}, this program knows {FORMAT}: use a newer holdfast"
+    )
 }
 
 /// Everything at a destination, newest first; a manifest that cannot be read is in the second list, by name.

@@ -70,8 +70,11 @@ impl<R: Read> Checking<R> {
     }
 
     /// Reads the rest and compares.
-    pub fn finish(mut self, key: &Key, expected: &Expected) -> anyhow::Result<()> {
-        io::copy(&mut self, &mut io::sink()).with_context(|| format!("read `{key}`"))?;
+    pub fn finish(mut self, run: &RunContext, key: &Key, expected: &Expected) -> anyhow::Result<()> {
+        let mut rest = vec![0; 64 << 10];
+        while self.read(&mut rest).with_context(|| format!("read `{key}`"))? > 0 {
+            run.go_on()?;
+        }
         if self.bytes != expected.bytes {
             bail!(
                 "check `{key}`: it has {} bytes, not the {} of the manifest: it is damaged",
@@ -109,11 +112,24 @@ pub async fn fetch_checked<T: Send + 'static>(
     run.blocking(move |run| {
         let mut reader = Checking::new(BufReader::with_capacity(64 << 10, BlockingDownload::new(download)), &expected);
         let value = consume(run, &mut reader);
+        run.go_on()?;
+        if value.as_ref().is_err_and(|error| !may_be_damage(error)) {
+            return value;
+        }
         // A damaged object is reported as such, rather than by what its reader stumbled over.
-        reader.finish(&key, &expected)?;
+        reader.finish(run, &key, &expected)?;
         value
     })
     .await
+}
+
+/// Whether an error may come from the content of an object, rather than from the way to it or from our own disk:
+/// then reading the rest would tell nothing, and may take hours.
+fn may_be_damage(error: &anyhow::Error) -> bool {
+    let ours = |cause: &(dyn std::error::Error + 'static)| {
+        cause.downcast_ref::<io::Error>().is_some_and(|error| error.raw_os_error().is_some())
+    };
+    store_error(error).is_none() && !error.chain().any(ours)
 }
 
 /// Fetches a small object whole, and no more of it than `limit` bytes.

@@ -118,7 +118,7 @@ fn give_up(run: &RunContext, staging: &Staging, error: anyhow::Error) -> anyhow:
     let full = error
         .chain()
         .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
-        .any(|error| error.kind() == std::io::ErrorKind::StorageFull);
+        .any(|error| matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded));
     if let Err(left) = staging.give_up(full) {
         run.report.notice("staging", staging.path().display().to_string(), format!("{left:#}"));
     }
@@ -141,7 +141,7 @@ async fn prepare(run: &RunContext, order: &RestoreOrder) -> anyhow::Result<Prepa
         from: contents.name(),
         binaries_to: order.binaries.root().to_owned(),
         documents_to: order.documents.clone().filter(|_| order.only.is_empty()),
-        documents: if comparison.documents { contents.documents().count } else { 0 },
+        documents: if comparison.documents.is_empty() { 0 } else { contents.documents().count },
         fetch: comparison.fetch_count,
         fetch_bytes: comparison.fetch_bytes,
         replace: comparison.replace,
@@ -209,6 +209,28 @@ async fn bring(
             run.report.problems().iter().take(3).map(|problem| problem.subject.as_str()).collect::<Vec<_>>().join(", ")
         );
     }
-    staging.sync().context("write what was fetched to disk")?;
-    Ok((listed, comparison))
+    let staged = staging.paths();
+    run.blocking(move |_| {
+        check_staged(&comparison, &staged)?;
+        staged.sync().context("write what was fetched to disk")?;
+        Ok((listed, comparison))
+    })
+    .await
+}
+
+/// Everything that is needed has come: a backup whose parts do not fit together ends here.
+fn check_staged(comparison: &Comparison, staging: &Staging) -> anyhow::Result<()> {
+    let check = |what: &dyn Fn() -> String, path: PathBuf, bytes: Option<u64>| {
+        let found = path.symlink_metadata().ok().filter(|found| found.is_file());
+        match found {
+            Some(found) if bytes.is_none_or(|bytes| bytes == found.len()) => Ok(()),
+            _ => Err(anyhow::anyhow!("fetch {}: it did not come; nothing was changed", what())),
+        }
+    };
+    comparison.fetch.each(|binary| {
+        let path = staging.binary(&binary.digest);
+        check(&|| format!("binary {}", binary.digest), path, binary.bytes)
+    })?;
+    comparison.documents.iter().try_for_each(|name| check(&|| format!("`{name}`"), staging.document(name), None))?;
+    comparison.records.iter().try_for_each(|name| check(&|| format!("record `{name}`"), staging.record(name), None))
 }

@@ -35,7 +35,7 @@ impl Suspects {
 
     /// A file whose content, all of it if it is small, is not its name.
     pub fn add(&self, digest: Digest, bytes: u64, small: Option<&[u8]>) -> anyhow::Result<()> {
-        let mime_type = self.layout.owner == Owner::Modeshape && small.is_some_and(is_mime_type);
+        let mime_type = is_orphaned_sidecar(&self.layout, small);
         let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
         found.any = true;
         let mark = if mime_type { MIME_TYPE } else { PLAIN };
@@ -68,15 +68,24 @@ impl Suspects {
                 run.report.count(|counts| counts.orphaned_sidecars += 1);
                 return Ok(());
             }
-            let bytes = file.bytes.unwrap_or_default();
-            run.report.count(|counts| {
-                counts.damaged += 1;
-                counts.failed += 1;
-            });
-            run.report.problem("damaged", file.digest.to_string(), describe(bytes));
+            report_damaged(run, &file.digest, file.bytes.unwrap_or_default());
             Ok(())
         })
     }
+}
+
+/// Whether a file that no binary explains holds a mime type, as ModeShape's sidecars do.
+pub fn is_orphaned_sidecar(layout: &Layout, small: Option<&[u8]>) -> bool {
+    layout.owner == Owner::Modeshape && small.is_some_and(is_mime_type)
+}
+
+/// Counts and names a file of this size whose content is not its name.
+pub fn report_damaged(run: &RunContext, digest: &Digest, bytes: u64) {
+    run.report.count(|counts| {
+        counts.damaged += 1;
+        counts.failed += 1;
+    });
+    run.report.problem("damaged", digest.to_string(), describe(bytes));
 }
 
 fn describe(bytes: u64) -> String {
@@ -100,7 +109,8 @@ impl<'a> SidecarRecorder<'a> {
         Self { run, store, batch: Vec::new() }
     }
 
-    fn add(&mut self, digest: Digest) -> anyhow::Result<()> {
+    /// Counts a sidecar, and takes it in.
+    pub fn add(&mut self, digest: Digest) -> anyhow::Result<()> {
         self.run.report.count(|counts| counts.sidecars += 1);
         self.batch.push(digest);
         if self.batch.len() >= BATCH { self.flush() } else { Ok(()) }

@@ -47,33 +47,39 @@ pub async fn verify(run: &RunContext, orders: &[VerifyOrder], depth: Depth) -> a
         run.report.phase("reading what the backup holds", "binaries", None);
         let contents = Contents::open(run, &order.destination, &order.name).await?;
         names.push(contents.name());
+        if let Contents::Archive(archive) = &contents {
+            let before = run.report.counts().failed;
+            verify_archive(run, &order.destination, archive, depth).await?;
+            if run.report.counts().failed > before {
+                // What its volumes hold together says nothing more.
+                continue;
+            }
+        }
         let listed = match contents.list(run, &order.destination).await {
             Ok(listed) => listed,
             // A damaged list is what verify is there to find.
             Err(error) => {
                 run.go_on()?;
-                note(run, &contents.name(), &error)?;
+                note(run, &contents.name(), error)?;
                 continue;
             }
         };
         match &contents {
             Contents::Point(point) => verify_point(run, &order.destination, point, listed, depth).await?,
-            Contents::Archive(archive) if depth == Depth::Whole => {
-                verify_archive(run, &order.destination, archive).await?;
-            }
-            Contents::Archive(archive) => {
-                // Their directories have just been read and compared, which needed them to have their sizes.
+            // Their directories have just been read and compared with the manifest.
+            Contents::Archive(archive) if depth == Depth::Quick => {
                 run.report.count(|counts| counts.examined += archive.binaries);
             }
+            Contents::Archive(_) => {}
         }
     }
     Ok(Ended { result: Some(names.join(" ")), quarantine: None })
 }
 
 /// An error that concerns one object is a finding; one of the way to it ends the run.
-fn note(run: &RunContext, subject: &str, error: &anyhow::Error) -> anyhow::Result<()> {
-    match store_error(error).map(|error| error.kind) {
-        Some(ErrorKind::Denied | ErrorKind::Unavailable | ErrorKind::Other) => Err(anyhow::anyhow!("{error:#}")),
+fn note(run: &RunContext, subject: &str, error: anyhow::Error) -> anyhow::Result<()> {
+    match store_error(&error).map(|error| error.kind) {
+        Some(ErrorKind::Denied | ErrorKind::Unavailable | ErrorKind::Other) => Err(error),
         Some(ErrorKind::NotFound) => {
             run.report.count(|counts| {
                 counts.missing += 1;
@@ -103,13 +109,13 @@ async fn verify_point(
     for file in point.documents.files.iter().chain(&point.documents.damaged) {
         run.go_on()?;
         if let Err(error) = check_documents(run, destination, file, depth).await {
-            note(run, &file.name, &error)?;
+            note(run, &file.name, error)?;
         }
     }
     for record in &point.records {
         run.go_on()?;
         if let Err(error) = check_record(run, destination, record).await {
-            note(run, &record.name, &error)?;
+            note(run, &record.name, error)?;
         }
     }
     run.report.phase(format!("checking {}", point.name), "bytes", Some(point.bytes));
@@ -145,7 +151,7 @@ fn take(run: &RunContext, (binary, checked): (Listed, anyhow::Result<()>)) -> an
     run.report.advance(binary.bytes.unwrap_or_default());
     match checked {
         Ok(()) => Ok(()),
-        Err(error) => note(run, Key::binary(&binary.digest).as_str(), &error),
+        Err(error) => note(run, Key::binary(&binary.digest).as_str(), error),
     }
 }
 
@@ -219,14 +225,31 @@ async fn check_binary(
     .await
 }
 
-async fn verify_archive(run: &RunContext, destination: &Destination, archive: &ArchiveManifest) -> anyhow::Result<()> {
+async fn verify_archive(
+    run: &RunContext,
+    destination: &Destination,
+    archive: &ArchiveManifest,
+    depth: Depth,
+) -> anyhow::Result<()> {
+    let (documents, failed) = (run.report.counts().documents, run.report.counts().failed);
     let total = archive.volumes.iter().map(|volume| volume.bytes).sum();
     run.report.phase(format!("checking {}.zip", archive.name), "bytes", Some(total));
     for volume in &archive.volumes {
-        if let Err(error) = verify_volume(run, destination, archive, volume).await {
+        let checked = match depth {
+            Depth::Whole => verify_volume(run, destination, archive, volume).await,
+            Depth::Quick => check_size(destination, &volume.key, volume.bytes, &volume.sha1).await,
+        };
+        if let Err(error) = checked {
             run.go_on()?;
-            note(run, volume.key.as_str(), &error)?;
+            note(run, volume.key.as_str(), error)?;
         }
+    }
+    let counts = run.report.counts();
+    let found = counts.documents - documents;
+    if depth == Depth::Whole && counts.failed == failed && found != archive.documents.count {
+        let promised = archive.documents.count;
+        let error = anyhow::anyhow!("its volumes hold {found} documents, its manifest says {promised}");
+        note(run, &format!("{}.zip", archive.name), error)?;
     }
     Ok(())
 }
@@ -258,7 +281,7 @@ async fn verify_volume(
                     let known = archive.documents.files.iter().find(|file| file.name == name.to_string());
                     let known = known.with_context(|| format!("`{name}` is not in the manifest"))?;
                     let mut content = Vec::new();
-                    entry.read_to_end(&mut content)?;
+                    (&mut entry).take(known.bytes.saturating_add(1)).read_to_end(&mut content)?;
                     anyhow::ensure!(known.sha1.matches(&content), "`{name}` is not that of the manifest");
                     let documents = count_documents(&content[..])?;
                     anyhow::ensure!(documents == known.documents, "`{name}` holds {documents} documents");

@@ -20,17 +20,28 @@ pub struct ArchiveUnderWay {
     pub created: Timestamp,
     /// The repository's name and the path of its binaries: another one does not go on with this archive.
     pub repository: String,
-    /// The documents in the volumes.
-    pub documents: DocumentSet,
-    /// The records in the volumes.
-    pub records: Vec<RecordFile>,
-    /// Whether all documents and records are in them.
-    pub head_done: bool,
+    /// What the directory of its documents looked like when they were read.
+    pub fingerprint: Option<String>,
     /// The volumes.
-    pub volumes: Vec<Volume>,
+    pub volumes: Vec<VolumeWritten>,
     /// A volume that is being completed: after a crash it is there, or it is not.
-    pub completing: Option<Volume>,
-    /// Whether nothing had to be left out so far.
+    pub completing: Option<VolumeWritten>,
+}
+
+/// A volume with what its archive's manifest will say of what is in it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeWritten {
+    /// The volume.
+    pub volume: Volume,
+    /// The documents in it.
+    pub documents: DocumentSet,
+    /// The records in it.
+    pub records: Vec<RecordFile>,
+    /// Whether all documents and records are in this volume and those before it.
+    pub head_done: bool,
+    /// Whether nothing follows it.
+    pub last: bool,
+    /// Whether nothing had to be left out up to its end.
     pub complete: bool,
 }
 

@@ -101,6 +101,23 @@ impl Scratch {
         }
     }
 
+    /// All binaries up to `last` in the opposite order, page by page.
+    pub fn each_back(&self, last: &Digest, mut visit: impl FnMut(&Listed) -> anyhow::Result<()>) -> anyhow::Result<()> {
+        self.get(last)?.iter().try_for_each(&mut visit)?;
+        let mut before = *last;
+        loop {
+            let page: Vec<Listed> = self
+                .connection
+                .prepare_cached("SELECT digest, size, mark FROM binaries WHERE digest < ? ORDER BY digest DESC LIMIT ?")?
+                .query_map(params![before.as_bytes(), PAGE_ROWS], read_listed)?
+                .collect::<Result<_, _>>()
+                .context("read from the scratch file")?;
+            let Some(end) = page.last() else { return Ok(()) };
+            before = end.digest;
+            page.iter().try_for_each(&mut visit)?;
+        }
+    }
+
     /// How many binaries are in that have a size, and their sizes added up.
     pub fn totals(&self) -> anyhow::Result<(u64, u64)> {
         self.connection

@@ -11,11 +11,12 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::BackupOrder;
-use super::survey::Survey;
+use super::survey::{SIDECAR_NAME, Survey};
 use crate::jobs::context::{Cancelled, RunContext};
 use crate::jobs::reading::settle;
-use crate::jobs::sidecars::{SidecarRecorder, Suspects};
+use crate::jobs::sidecars::{SidecarRecorder, is_orphaned_sidecar, report_damaged};
 use crate::jobs::source::{load_record, read_documents, store_name};
+use crate::ledger::Listed;
 use crate::model::digest::{Digest, Hasher};
 use crate::model::point::RecordFile;
 use crate::repository::binaries::{BinaryStore, Content};
@@ -154,13 +155,16 @@ pub(super) struct OpenDocuments {
     fingerprint: Fingerprint,
 }
 
-/// Opens the documents; none if there are none, or an earlier run has them all.
-pub(super) async fn open_documents(
-    run: &RunContext,
-    order: &BackupOrder,
-    done: bool,
-) -> anyhow::Result<Option<OpenDocuments>> {
-    let Some(directory) = order.source.documents.clone().filter(|_| !done) else { return Ok(None) };
+impl OpenDocuments {
+    /// What their directory looked like.
+    pub(super) fn fingerprint(&self) -> String {
+        self.fingerprint.to_string()
+    }
+}
+
+/// Opens the documents; none if there are none.
+pub(super) async fn open_documents(run: &RunContext, order: &BackupOrder) -> anyhow::Result<Option<OpenDocuments>> {
+    let Some(directory) = order.source.documents.clone() else { return Ok(None) };
     run.blocking(move |_| {
         let directory = DocumentDirectory::new(directory);
         let fingerprint = directory.fingerprint()?;
@@ -189,7 +193,7 @@ pub(super) async fn feed_documents(
     .await
 }
 
-/// Reads the binaries after `after` in order; those that are not what their name says are named at the end.
+/// Reads the binaries after `after` in order; those that are not what their name says are named.
 pub(super) async fn feed_binaries(
     run: &RunContext,
     order: &BackupOrder,
@@ -200,12 +204,12 @@ pub(super) async fn feed_binaries(
     let store = order.source.binaries.clone();
     let quiet = order.settle;
     run.blocking(move |run| {
-        let reader = Reader {
+        let mut reader = Reader {
             run,
             store: &store,
             quiet,
             budget: Arc::new(Semaphore::new(HELD_AHEAD / 1024)),
-            suspects: Suspects::new(run, store.layout())?,
+            sidecars: SidecarRecorder::new(run, store_name(&store)),
         };
         let mut after = after;
         loop {
@@ -214,13 +218,13 @@ pub(super) async fn feed_binaries(
             after = Some(last.digest);
             for binary in page {
                 run.go_on()?;
-                match reader.prepare(binary.digest)? {
+                match reader.prepare(&binary)? {
                     Some(prepared) => to.blocking_send(Some(prepared)).map_err(|_| Cancelled)?,
                     None => run.report.reduce_total(binary.bytes.unwrap_or_default()),
                 }
             }
         }
-        reader.classify(&survey)?;
+        reader.sidecars.flush()?;
         Ok(to.blocking_send(None).map_err(|_| Cancelled)?)
     })
     .await
@@ -231,7 +235,7 @@ struct Reader<'a> {
     store: &'a BinaryStore,
     quiet: std::time::Duration,
     budget: Arc<Semaphore>,
-    suspects: Arc<Suspects>,
+    sidecars: SidecarRecorder<'a>,
 }
 
 /// What one look at a file gave.
@@ -242,7 +246,8 @@ enum Look {
 
 impl Reader<'_> {
     /// The binary, if it is there and what its name says; if not, that is counted.
-    fn prepare(&self, digest: Digest) -> anyhow::Result<Option<Prepared>> {
+    fn prepare(&mut self, binary: &Listed) -> anyhow::Result<Option<Prepared>> {
+        let digest = binary.digest;
         let mut look = self.look(&digest);
         if let Ok(Look::Other { .. }) = look {
             let settled = Handle::current().block_on(settle(self.run, self.store, &digest, self.quiet));
@@ -251,7 +256,12 @@ impl Reader<'_> {
         self.run.go_on()?;
         match look {
             Ok(Look::Sound(content)) => return Ok(Some(Prepared { digest, content })),
-            Ok(Look::Other { bytes, small }) => self.suspects.add(digest, bytes, small.as_deref())?,
+            Ok(Look::Other { .. }) if binary.mark == SIDECAR_NAME => self.sidecars.add(digest)?,
+            // It is not recorded: a file that is mended later must be read again.
+            Ok(Look::Other { small, .. }) if is_orphaned_sidecar(self.store.layout(), small.as_deref()) => {
+                self.run.report.count(|counts| counts.orphaned_sidecars += 1);
+            }
+            Ok(Look::Other { bytes, .. }) => report_damaged(self.run, &digest, bytes),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.run.report.count(|counts| counts.vanished += 1);
             }
@@ -303,16 +313,5 @@ impl Reader<'_> {
             return Ok(Look::Other { bytes, small: None });
         }
         Ok(Look::Sound(Held::Large { bytes, crc32: crc32.finalize(), beginning }))
-    }
-
-    /// Tells sidecars from damage, now that all names are known.
-    fn classify(&self, survey: &Survey) -> anyhow::Result<()> {
-        if !self.suspects.any() {
-            return Ok(());
-        }
-        let mut recorder = SidecarRecorder::new(self.run, store_name(self.store));
-        survey.binaries.each(|binary| self.suspects.explain(&binary.digest, &mut recorder))?;
-        recorder.flush()?;
-        self.suspects.report_rest(self.run)
     }
 }

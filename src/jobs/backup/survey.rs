@@ -8,6 +8,7 @@ use crate::jobs::cursor::Cursor;
 use crate::jobs::source::store_name;
 use crate::ledger::{Listed, Scratch};
 use crate::model::digest::Digest;
+use crate::model::layout::Owner;
 use crate::model::run::Outcome;
 use crate::repository::binaries::BinaryStore;
 use crate::repository::walk::{Found, Walk};
@@ -17,31 +18,35 @@ const WALKERS: usize = 2;
 /// How many earlier runs are looked at for what the store used to hold.
 const REMEMBERED_RUNS: u32 = 50;
 
+/// The mark of a file that has the name of a sidecar of another one: if its content is not its name, it is that.
+pub(super) const SIDECAR_NAME: i64 = 1;
+
 /// What is to be backed up.
 #[derive(Debug)]
 pub(super) struct Survey {
-    /// The binaries with their sizes, known sidecars left out.
+    /// The binaries with their sizes, known sidecars left out; the mark is [`SIDECAR_NAME`] or 0.
     pub(super) binaries: Scratch,
-    /// Their sizes, added up.
+    /// The sizes of those that are still to be written, added up.
     pub(super) bytes: u64,
     /// The names of the records in the store's root.
     pub(super) records: Vec<String>,
 }
 
-/// Walks the store and takes the size of every binary.
-pub(super) async fn survey(run: &RunContext, order: &BackupOrder) -> anyhow::Result<Survey> {
+/// Walks the store and takes the size of every binary; those up to `after` are in the archive already.
+pub(super) async fn survey(run: &RunContext, order: &BackupOrder, after: Option<Digest>) -> anyhow::Result<Survey> {
     run.report.phase("looking at the binaries", "binaries", None);
     let store = order.source.binaries.clone();
     let job = order.job.clone();
     run.blocking(move |run| {
-        let survey = walk(run, &store)?;
+        let survey = walk(run, &store, after)?;
         refuse_implausible(run, &job, &store)?;
+        mark_sidecar_names(run, &store, &survey.binaries)?;
         Ok(survey)
     })
     .await
 }
 
-fn walk(run: &RunContext, store: &BinaryStore) -> anyhow::Result<Survey> {
+fn walk(run: &RunContext, store: &BinaryStore, after: Option<Digest>) -> anyhow::Result<Survey> {
     let root = store_name(store);
     let mut sidecars = Cursor::new(|after: Option<&Digest>| run.ledger.sidecars_after(&root, after), |digest| *digest);
     let binaries = run.ledger.scratch()?;
@@ -61,7 +66,7 @@ fn walk(run: &RunContext, store: &BinaryStore) -> anyhow::Result<Survey> {
                     }
                     // One that cannot be looked at is met again when it is to be read, and named there.
                     let size = store.stamp(&digest).map_or(0, |stamp| stamp.bytes);
-                    bytes += size;
+                    bytes += if Some(digest) > after { size } else { 0 };
                     binaries.put(&Listed { digest, bytes: Some(size), mark: 0 })?;
                 }
             }
@@ -79,6 +84,23 @@ fn walk(run: &RunContext, store: &BinaryStore) -> anyhow::Result<Survey> {
         run.report.notice("foreign", beside.examples.join(", "), message);
     }
     Ok(Survey { binaries, bytes, records: beside.records })
+}
+
+/// Marks what may be a sidecar, before anything is read: so a file that is damaged is known for that at once, also by
+/// a run that is cut and leaves it to the next one to end the archive.
+fn mark_sidecar_names(run: &RunContext, store: &BinaryStore, binaries: &Scratch) -> anyhow::Result<()> {
+    if store.layout().owner != Owner::Modeshape {
+        return Ok(());
+    }
+    binaries.each(|binary| {
+        run.go_on()?;
+        for name in store.layout().sidecars_of(&binary.digest).into_iter().flatten() {
+            if let Some(sidecar) = binaries.get(&name)? {
+                binaries.put(&Listed { mark: SIDECAR_NAME, ..sidecar })?;
+            }
+        }
+        Ok(())
+    })
 }
 
 /// A store that is suddenly empty, or holds nothing of its layout, is more likely a wrong path or a volume that is

@@ -1,6 +1,7 @@
 //! One volume: a valid ZIP by itself, written straight into the parts of an upload.
 
-use std::io::BufWriter;
+use std::fs::File;
+use std::io::{self, BufWriter, Read};
 
 use anyhow::Context as _;
 
@@ -129,12 +130,14 @@ fn add_binary(
         }
         Held::Large { bytes, crc32, beginning } => {
             let shrinks = zip.would_shrink(&beginning);
-            let mut file = store.open_file(&digest).with_context(|| format!("open binary {digest} a second time"))?;
+            let file = store.open_file(&digest).with_context(|| format!("open binary {digest} a second time"))?;
+            let mut file = Stopping { run, file };
             let added = if shrinks {
                 zip.add_deflated(&name, bytes, crc32, &mut file)
             } else {
                 zip.add_stored(&name, bytes, crc32, &mut file)
             };
+            run.go_on()?;
             // What has gone up of this volume cannot be taken back, so the volume is not completed.
             added.context("write the volume (run the backup again: it goes on with this volume)")?;
         }
@@ -150,4 +153,16 @@ fn add_binary(
         counts.bytes += bytes;
     });
     Ok(())
+}
+
+/// A file whose reading ends when the run should stop: it may be as long as all others together.
+struct Stopping<'a> {
+    run: &'a RunContext,
+    file: File,
+}
+
+impl Read for Stopping<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        if self.run.stop.is_cancelled() { Err(io::Error::other("stopped")) } else { self.file.read(into) }
+    }
 }

@@ -1,17 +1,20 @@
 //! Brings what a restore needs of an archive: whole volumes where most of one is needed, single entries where not.
 
-use std::io::Read as _;
+use std::io::Read;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::compare::Comparison;
 use super::contents::each_entry;
-use super::fetch::{stage_documents, stage_from_archive, stage_record};
+use super::fetch::{DOCUMENTS_LIMIT, stage_documents, stage_from_archive, stage_record};
 use super::staging::Staging;
 use crate::jobs::context::{Destination, RunContext};
 use crate::jobs::download::{BlockingDownload, Expected, fetch_checked};
+use crate::jobs::source::RECORD_LIMIT;
 use crate::jobs::zip::{DirectoryEntry, Entry, Reader, read_single};
+use crate::ledger::Listed;
 use crate::model::archive::{ArchiveManifest, EntryName, Volume};
 use crate::store::ByteRange;
 
@@ -21,6 +24,9 @@ const WHOLE_WHEN_ONE_IN: u64 = 2;
 const PARALLEL: usize = 16;
 /// The entries that are to be fetched singly are gathered up to this many.
 const GATHERED: usize = 4096;
+
+/// The mark of a binary that an earlier try staged, instead of the number of its volume.
+const WAITING: i64 = -1;
 
 /// What is needed of one volume.
 #[derive(Clone, Copy, Debug, Default)]
@@ -38,11 +44,17 @@ pub(super) async fn bring_archive(
     staging: &Staging,
 ) -> anyhow::Result<Comparison> {
     staging.make_places()?;
-    let volumes = archive.volumes.len();
+    let (volumes, staged) = (archive.volumes.len(), staging.paths());
     let (needed, back) = run
-        .blocking(move |_| {
+        .blocking(move |run| {
             let mut needed = vec![Needed::default(); volumes];
             comparison.fetch.each(|binary| {
+                run.go_on()?;
+                if staged.has(&binary.digest)? {
+                    run.report.advance(binary.bytes.unwrap_or_default());
+                    run.report.count(|counts| counts.staged += 1);
+                    return comparison.fetch.put(&Listed { mark: WAITING, ..*binary });
+                }
                 let volume = usize::try_from(binary.mark).ok().and_then(|number| needed.get_mut(number));
                 let volume = volume.context("find the volume of a binary")?;
                 volume.binaries += 1;
@@ -53,31 +65,17 @@ pub(super) async fn bring_archive(
         })
         .await?;
     comparison = back;
-    let head = comparison.documents || comparison.records;
+    let head = !comparison.documents.is_empty() || !comparison.records.is_empty();
     for (number, (volume, needed)) in archive.volumes.iter().zip(needed).enumerate() {
         run.go_on()?;
         let most = needed.binaries > 0 && needed.bytes * WHOLE_WHEN_ONE_IN >= volume.binary_bytes;
         if most {
-            comparison = stream_volume(run, destination, archive, volume, comparison, staging).await?;
+            comparison = stream_volume(run, destination, archive, volume, number, comparison, staging).await?;
         } else if needed.binaries > 0 || head {
             comparison = pick_entries(run, destination, archive, volume, number, comparison, staging).await?;
         }
     }
-    run.blocking(move |run| {
-        check_all_staged(run, &comparison)?;
-        Ok(comparison)
-    })
-    .await
-}
-
-/// Every entry that was needed has been met; the directory, which was read first, promised them all.
-fn check_all_staged(run: &RunContext, comparison: &Comparison) -> anyhow::Result<()> {
-    let counts = run.report.counts();
-    let met = counts.copied + counts.failed + counts.staged;
-    if met < comparison.fetch_count {
-        bail!("fetch the archive: {} of its binaries did not come", comparison.fetch_count - met);
-    }
-    Ok(())
+    Ok(comparison)
 }
 
 /// Fetches a volume from its first byte to its last and stages what is needed on the way.
@@ -86,9 +84,11 @@ async fn stream_volume(
     destination: &Destination,
     archive: &ArchiveManifest,
     volume: &Volume,
+    number: usize,
     comparison: Comparison,
     staging: &Staging,
 ) -> anyhow::Result<Comparison> {
+    let mark = i64::try_from(number).context("count volumes")?;
     let expected = Expected { bytes: volume.bytes, digest: volume.sha1 };
     let (archive, staging) = (archive.clone(), staging.paths());
     let largest = volume.binary_bytes.max(1 << 30);
@@ -96,7 +96,7 @@ async fn stream_volume(
         let mut zip = Reader::new(reader).with_limit(largest);
         while let Some(mut entry) = zip.next()? {
             run.go_on()?;
-            take_entry(run, &archive, &comparison, &staging, &mut entry)?;
+            take_entry(run, &archive, &comparison, mark, &staging, &mut entry)?;
         }
         Ok(comparison)
     })
@@ -104,36 +104,28 @@ async fn stream_volume(
     .with_context(|| format!("read the volume `{}`", volume.key))
 }
 
-fn take_entry<R: std::io::Read>(
+fn take_entry<R: Read>(
     run: &RunContext,
     archive: &ArchiveManifest,
     comparison: &Comparison,
+    mark: i64,
     staging: &Staging,
     entry: &mut Entry<'_, R>,
 ) -> anyhow::Result<()> {
     let name = entry.name().clone();
     if let EntryName::Binary(digest) = name {
-        if comparison.fetch.get(&digest)?.is_none() {
-            return Ok(());
-        }
-        if staging.has(&digest)? {
-            run.report.count(|counts| counts.staged += 1);
-            return Ok(());
-        }
-        return stage_from_archive(run, staging, &digest, entry);
+        return match comparison.fetch.get(&digest)? {
+            Some(binary) if binary.mark == mark => stage_from_archive(run, staging, &binary, entry),
+            _ => Ok(()),
+        };
     }
-    if is_wanted(&name, comparison) {
-        let mut content = Vec::new();
-        entry.read_to_end(&mut content)?;
-        take_head(run, archive, staging, &name, &content)?;
-    }
-    Ok(())
+    if is_wanted(&name, comparison) { take_head(run, archive, staging, &name, entry) } else { Ok(()) }
 }
 
 fn is_wanted(name: &EntryName, comparison: &Comparison) -> bool {
     match name {
-        EntryName::Documents(_) => comparison.documents,
-        EntryName::Record(_) => comparison.records,
+        EntryName::Documents(_) => !comparison.documents.is_empty(),
+        EntryName::Record(name) => comparison.records.contains(name),
         EntryName::Binary(_) | EntryName::DamagedDocuments | EntryName::ChangesSummary => false,
     }
 }
@@ -143,15 +135,21 @@ fn take_head(
     archive: &ArchiveManifest,
     staging: &Staging,
     name: &EntryName,
-    content: &[u8],
+    content: &mut dyn Read,
 ) -> anyhow::Result<()> {
     let text = name.to_string();
+    let unknown = || format!("find `{text}` in the manifest");
+    // It is held in memory: a byte more than the manifest says shows that it is longer.
+    let mut read = |bytes: u64, limit: u64| {
+        let mut whole = Vec::new();
+        content.take(bytes.min(limit).saturating_add(1)).read_to_end(&mut whole).map(|_| whole)
+    };
     if let EntryName::Record(record) = name {
-        let record = archive.records.iter().find(|known| known.name == *record);
-        return stage_record(run, record.with_context(|| format!("find `{text}` in the manifest"))?, content, staging);
+        let record = archive.records.iter().find(|known| known.name == *record).with_context(unknown)?;
+        return stage_record(run, record, &read(record.bytes, RECORD_LIMIT)?, staging);
     }
-    let file = archive.documents.files.iter().find(|file| file.name == text);
-    stage_documents(run, file.with_context(|| format!("find `{text}` in the manifest"))?, content, staging)
+    let file = archive.documents.files.iter().find(|file| file.name == text).with_context(unknown)?;
+    stage_documents(run, file, &read(file.bytes, DOCUMENTS_LIMIT)?, staging)
 }
 
 /// Reads the directory of a volume and fetches only the entries that are needed.
@@ -165,20 +163,18 @@ async fn pick_entries(
     staging: &Staging,
 ) -> anyhow::Result<Comparison> {
     let mark = i64::try_from(number).context("count volumes")?;
-    let (to, mut from) = tokio::sync::mpsc::channel::<Vec<DirectoryEntry>>(1);
+    let (to, mut from) = mpsc::channel::<Vec<(DirectoryEntry, Option<Listed>)>>(1);
     let state = (comparison, Vec::new());
     let reading = async {
         let (comparison, rest) = each_entry(run, destination, volume, state, {
             let to = to.clone();
-            move |(comparison, gathered): &mut (Comparison, Vec<DirectoryEntry>), entry| {
-                let needed = match &entry.name {
-                    EntryName::Binary(digest) => {
-                        comparison.fetch.get(digest)?.is_some_and(|binary| binary.mark == mark)
-                    }
-                    other => is_wanted(other, comparison),
+            move |(comparison, gathered): &mut (Comparison, Vec<(DirectoryEntry, Option<Listed>)>), entry| {
+                let binary = match &entry.name {
+                    EntryName::Binary(digest) => comparison.fetch.get(digest)?.filter(|binary| binary.mark == mark),
+                    _ => None,
                 };
-                if needed {
-                    gathered.push(entry);
+                if binary.is_some() || is_wanted(&entry.name, comparison) {
+                    gathered.push((entry, binary));
                 }
                 if gathered.len() >= GATHERED {
                     to.blocking_send(std::mem::take(gathered)).context("hand entries on")?;
@@ -191,7 +187,8 @@ async fn pick_entries(
         drop(to);
         anyhow::Ok(comparison)
     };
-    let fetching = async {
+    // It owns the receiver: when a request fails, the reader ends with the next entries.
+    let fetching = async move {
         while let Some(entries) = from.recv().await {
             fetch_entries(run, destination, archive, volume, entries, staging).await?;
         }
@@ -207,14 +204,18 @@ async fn fetch_entries(
     destination: &Destination,
     archive: &ArchiveManifest,
     volume: &Volume,
-    entries: Vec<DirectoryEntry>,
+    entries: Vec<(DirectoryEntry, Option<Listed>)>,
     staging: &Staging,
 ) -> anyhow::Result<()> {
     let mut tasks = JoinSet::new();
-    for entry in entries {
-        run.go_on()?;
+    let mut ended = Ok(());
+    for (entry, binary) in entries {
         while tasks.len() >= PARALLEL {
-            tasks.join_next().await.expect("tasks are under way")??;
+            ended = tasks.join_next().await.expect("tasks are under way")?;
+        }
+        ended = ended.and_then(|()| run.go_on());
+        if ended.is_err() {
+            break;
         }
         let (run, destination, archive) = (run.clone(), destination.clone(), archive.clone());
         let (key, bytes, staging) = (volume.key.clone(), volume.bytes, staging.paths());
@@ -224,22 +225,17 @@ async fn fetch_entries(
             run.blocking(move |run| {
                 let mut content = read_single(&entry, BlockingDownload::new(download))
                     .with_context(|| format!("read `{}` in `{key}`", entry.name))?;
-                if let EntryName::Binary(digest) = &entry.name {
-                    if staging.has(digest)? {
-                        run.report.count(|counts| counts.staged += 1);
-                        return Ok(());
-                    }
-                    return stage_from_archive(run, &staging, digest, &mut content);
+                match binary {
+                    Some(binary) => stage_from_archive(run, &staging, &binary, &mut content),
+                    None => take_head(run, &archive, &staging, &entry.name, &mut content),
                 }
-                let mut whole = Vec::new();
-                content.read_to_end(&mut whole)?;
-                take_head(run, &archive, &staging, &entry.name, &whole)
             })
             .await
         });
     }
-    while let Some(ended) = tasks.join_next().await {
-        ended??;
+    // After an error too: what still writes here must not do so when all is removed, or tried again.
+    while let Some(last) = tasks.join_next().await {
+        ended = ended.and(last?);
     }
-    Ok(())
+    ended
 }

@@ -1,5 +1,7 @@
 //! What of a backup is in the repository already, and what is in the repository that the backup does not have.
 
+use std::io;
+
 use anyhow::{Context as _, bail};
 
 use super::RestoreOrder;
@@ -9,7 +11,9 @@ use crate::jobs::cursor::Cursor;
 use crate::jobs::source::OnDisk;
 use crate::ledger::{Listed, Scratch};
 use crate::model::digest::{Algorithm, Digest};
-use crate::model::point::DocumentSet;
+use crate::model::layout::RootEntry;
+use crate::model::point::{DocumentSet, RecordFile};
+use crate::repository::binaries::{hash, open_regular};
 use crate::repository::documents::DocumentDirectory;
 use crate::repository::walk::{Found, Walk};
 
@@ -29,10 +33,10 @@ pub(super) struct Comparison {
     /// The binaries that the backup does not have.
     pub(super) surplus: Scratch,
     pub(super) surplus_count: u64,
-    /// Whether the documents are to be fetched.
-    pub(super) documents: bool,
-    /// Whether the records are.
-    pub(super) records: bool,
+    /// The names of the files of documents that are to be fetched: all or none.
+    pub(super) documents: Vec<String>,
+    /// The names of the records that are.
+    pub(super) records: Vec<String>,
 }
 
 /// Reads the whole store at the target: a file is kept because of its content, never because of its name.
@@ -43,7 +47,7 @@ pub(super) async fn compare(
     listed: Scratch,
 ) -> anyhow::Result<(Scratch, Comparison)> {
     let (order, documents) = (order.clone(), contents.documents().clone());
-    let records = !contents.records().is_empty();
+    let records = contents.records().to_vec();
     run.blocking(move |run| {
         let whole = order.only.is_empty();
         let mut comparison = Comparison {
@@ -54,9 +58,15 @@ pub(super) async fn compare(
             keep: 0,
             surplus: run.ledger.scratch()?,
             surplus_count: 0,
-            documents: whole && documents_differ(run, &order, &documents)?,
-            records: whole && records,
+            documents: Vec::new(),
+            records: Vec::new(),
         };
+        if whole && documents_differ(run, &order, &documents)? {
+            comparison.documents = documents.files.iter().map(|file| file.name.clone()).collect();
+        }
+        if whole {
+            comparison.records = records_that_differ(run, &order, &records)?;
+        }
         listed.each(|binary| {
             run.go_on()?;
             comparison.look_at(run, &order, binary)
@@ -78,7 +88,7 @@ impl Comparison {
                 return Ok(());
             }
             Ok(false) => true,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
             Err(error) => {
                 run.go_on()?;
                 let path = order.binaries.path(&binary.digest);
@@ -110,7 +120,7 @@ fn documents_differ(run: &RunContext, order: &RestoreOrder, documents: &Document
     }
     // The packing is the same for the same documents, so equal files mean equal documents.
     let mut files = documents.files.iter().map(|file| file.sha1);
-    let mut same = documents.damaged.is_none();
+    let mut same = true;
     let read = DocumentDirectory::new(directory.clone()).read(
         &mut OnDisk::new(run)?,
         &|| run.stop.is_cancelled(),
@@ -122,6 +132,32 @@ fn documents_differ(run: &RunContext, order: &RestoreOrder, documents: &Document
     run.go_on()?;
     // Documents that cannot be read are to be replaced like any that differ.
     Ok(!(same && read.is_ok_and(|report| report.damaged == 0) && files.next().is_none()))
+}
+
+/// The names of the records that are not in the store as they are in the backup.
+fn records_that_differ(run: &RunContext, order: &RestoreOrder, records: &[RecordFile]) -> anyhow::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for record in records {
+        if order.binaries.layout().root_file(&record.name) != RootEntry::Record {
+            run.report.problem(
+                "records",
+                record.name.clone(),
+                "the layout of the repository has no place for this record, so it stays in the backup",
+            );
+            continue;
+        }
+        let path = order.binaries.root().join(&record.name);
+        let found = open_regular(&path).and_then(|mut file| hash(&mut file, &record.sha1, &|| run.stop.is_cancelled()));
+        run.go_on()?;
+        match found {
+            Ok(found) if found == record.sha1 => {}
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("read `{}` to compare it", path.display()));
+            }
+            _ => names.push(record.name.clone()),
+        }
+    }
+    Ok(names)
 }
 
 fn find_surplus(

@@ -1,5 +1,7 @@
 //! What a restore point or an archive holds.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context as _, bail};
 use jiff::Timestamp;
 
@@ -9,9 +11,8 @@ use crate::jobs::download::{BlockingDownload, fetch_range, store_error};
 use crate::jobs::list::{Removals, read_lists};
 use crate::jobs::zip::{DirectoryEntry, DirectoryLocation, DirectoryReader, locate};
 use crate::ledger::{Listed, Scratch};
-use crate::model::archive::{ArchiveManifest, EntryName, Volume};
+use crate::model::archive::{ArchiveManifest, EntryName, Volume, is_record_name};
 use crate::model::digest::{Algorithm, Hasher};
-use crate::model::key::Key;
 use crate::model::point::{DocumentSet, PointManifest, RecordFile};
 use crate::store::{ByteRange, ErrorKind};
 
@@ -33,7 +34,31 @@ impl Contents {
             RestorableName::Archive(name) => catalogue::archive(destination, None, name).await.map(Self::Archive),
         };
         run.go_on()?;
-        fetched.map_err(|error| explain_missing(error, name, destination))
+        let contents = fetched.map_err(|error| explain_missing(error, name, destination))?;
+        contents.check_names().with_context(|| format!("read the manifest of {}", contents.name()))?;
+        Ok(contents)
+    }
+
+    /// The names in a manifest become paths on disk, so they are looked at before anything is done with them.
+    fn check_names(&self) -> anyhow::Result<()> {
+        let mut names = BTreeSet::new();
+        for file in &self.documents().files {
+            if !matches!(EntryName::parse(&file.name), Some(EntryName::Documents(_))) {
+                bail!("`{}` cannot be the name of a file of documents", file.name);
+            }
+            if !names.insert(file.name.as_str()) {
+                bail!("`{}` is in it twice", file.name);
+            }
+        }
+        for record in self.records() {
+            if !is_record_name(&record.name) {
+                bail!("`{}` cannot be the name of a record", record.name);
+            }
+            if !names.insert(record.name.as_str()) {
+                bail!("`{}` is in it twice", record.name);
+            }
+        }
+        Ok(())
     }
 
     /// What the user calls it.
@@ -146,7 +171,7 @@ pub async fn each_entry<S: Send + 'static>(
     mut state: S,
     mut visit: impl FnMut(&mut S, DirectoryEntry) -> anyhow::Result<()> + Send + 'static,
 ) -> anyhow::Result<S> {
-    let location = find_directory(destination, &volume.key, volume.bytes).await?;
+    let location = find_directory(destination, volume).await?;
     let range = ByteRange { from: location.offset, len: location.bytes };
     let download = destination.store.get(&volume.key, Some(range)).await?;
     run.blocking(move |run| {
@@ -162,10 +187,14 @@ pub async fn each_entry<S: Send + 'static>(
     .await
 }
 
-async fn find_directory(destination: &Destination, key: &Key, bytes: u64) -> anyhow::Result<DirectoryLocation> {
+async fn find_directory(destination: &Destination, volume: &Volume) -> anyhow::Result<DirectoryLocation> {
+    let (key, bytes) = (&volume.key, volume.bytes);
     let there = destination.store.head(key).await?;
     if there.bytes != bytes {
         bail!("check `{key}`: it has {} bytes, its manifest says {bytes}: it is truncated or not ours", there.bytes);
+    }
+    if let Some(digest) = there.digest.filter(|digest| *digest != volume.sha1) {
+        bail!("check `{key}`: the store says its digest is {digest}, its manifest {}: it is damaged", volume.sha1);
     }
     let len = bytes.min(DirectoryLocation::TAIL_BYTES);
     let tail = fetch_range(destination, key, bytes - len, len).await?;

@@ -1,6 +1,6 @@
 //! Brings what a restore needs of a restore point: one request a binary, many at once.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -23,7 +23,7 @@ const PARALLEL: usize = 32;
 /// How many bytes of binaries are held at once.
 const HELD_BYTES: usize = 24 << 20;
 /// No documents file of ours is larger: a single document has its limit, and so do damaged lines.
-const DOCUMENTS_LIMIT: u64 = 160 << 20;
+pub(super) const DOCUMENTS_LIMIT: u64 = 160 << 20;
 
 /// What became of one binary.
 enum Fetched {
@@ -45,13 +45,11 @@ pub(super) async fn bring_point(
     comparison: Comparison,
     staging: &Staging,
 ) -> anyhow::Result<Comparison> {
-    if comparison.documents {
+    if !comparison.documents.is_empty() {
         bring_documents(run, destination, &point.documents, staging).await?;
     }
-    if comparison.records {
-        for record in &point.records {
-            bring_record(run, destination, record, staging).await?;
-        }
+    for record in point.records.iter().filter(|record| comparison.records.contains(&record.name)) {
+        bring_record(run, destination, record, staging).await?;
     }
     bring_binaries(run, destination, comparison, staging).await
 }
@@ -117,7 +115,7 @@ pub(super) fn stage_record(
     content: &[u8],
     staging: &Staging,
 ) -> anyhow::Result<()> {
-    if !crate::model::archive::is_record_name(&record.name) || !record.sha1.matches(content) {
+    if !record.sha1.matches(content) {
         damaged(run, &record.name, "its content is not that of the manifest");
         return Ok(());
     }
@@ -128,7 +126,7 @@ pub(super) fn stage_record(
 async fn bring_binaries(
     run: &RunContext,
     destination: &Destination,
-    mut comparison: Comparison,
+    comparison: Comparison,
     staging: &Staging,
 ) -> anyhow::Result<Comparison> {
     staging.make_places()?;
@@ -139,6 +137,24 @@ async fn bring_binaries(
         budget: Arc::new(Semaphore::new(HELD_BYTES / 1024)),
     };
     let mut tasks = JoinSet::new();
+    let spawned = spawn_fetches(run, comparison, &fetcher, &mut tasks).await;
+    // After an error too: what still writes here must not do so when all is removed, or tried again.
+    let mut ended = Ok(());
+    while let Some(last) = tasks.join_next().await {
+        let taken = take(run, last);
+        ended = ended.and(taken);
+    }
+    let comparison = spawned?;
+    ended?;
+    Ok(comparison)
+}
+
+async fn spawn_fetches(
+    run: &RunContext,
+    mut comparison: Comparison,
+    fetcher: &Fetcher,
+    tasks: &mut JoinSet<(Digest, anyhow::Result<Fetched>)>,
+) -> anyhow::Result<Comparison> {
     let mut after: Option<Digest> = None;
     loop {
         let page;
@@ -148,7 +164,7 @@ async fn bring_binaries(
                 Ok((comparison, page))
             })
             .await?;
-        let Some(last) = page.last() else { break };
+        let Some(last) = page.last() else { return Ok(comparison) };
         after = Some(last.digest);
         for binary in page {
             run.go_on()?;
@@ -159,10 +175,6 @@ async fn bring_binaries(
             tasks.spawn(async move { (binary.digest, fetcher.fetch(&binary).await) });
         }
     }
-    while let Some(ended) = tasks.join_next().await {
-        take(run, ended)?;
-    }
-    Ok(comparison)
 }
 
 fn take(
@@ -268,14 +280,16 @@ fn stage_binary(
     Ok(Fetched::Damaged("its content does not have the digest in its name".to_owned()))
 }
 
-/// Stages a binary out of an archive.
+/// Stages a binary out of an archive: no more of it than the directory of its volume promised.
 pub(super) fn stage_from_archive(
     run: &RunContext,
     staging: &Staging,
-    digest: &Digest,
+    binary: &Listed,
     content: &mut dyn std::io::Read,
 ) -> anyhow::Result<()> {
-    match stage_binary(run, &staging.binary(digest), digest, content)? {
+    let digest = &binary.digest;
+    let mut content = content.take(binary.bytes.unwrap_or_default().saturating_add(1));
+    match stage_binary(run, &staging.binary(digest), digest, &mut content)? {
         Fetched::Staged(bytes) => {
             run.report.advance(bytes);
             run.report.count(|counts| {

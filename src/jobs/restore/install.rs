@@ -1,16 +1,18 @@
 //! Puts what was staged in its place, by renaming; when that fails in the middle, takes it back.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use jiff::Timestamp;
 
+use super::compare::Comparison;
 use super::staging::{Staging, make_directories};
 use super::{Checked, RestoreOrder};
 use crate::jobs::context::RunContext;
+use crate::ledger::{Listed, Scratch};
 use crate::model::digest::Digest;
 use crate::model::layout::Owner;
 use crate::repository::binaries::BinaryStore;
@@ -24,16 +26,20 @@ pub(super) fn install(
     checked: Checked,
 ) -> anyhow::Result<Option<PathBuf>> {
     let Checked { listed, comparison, staging } = checked;
-    let mut steps = Steps { order, staging: &staging, made: Vec::new(), moves: Moves::default() };
+    let mut steps = Steps {
+        order,
+        staging: &staging,
+        comparison: &comparison,
+        levels: run.ledger.scratch()?,
+        markers: run.ledger.scratch()?,
+        made: Vec::new(),
+        moves: Moves::default(),
+    };
     let installed = (|| {
         make_directories(order.binaries.root(), &mut steps.made)?;
         comparison.fetch.each(|binary| steps.put_binary(&binary.digest))?;
-        if comparison.records {
-            steps.put_records()?;
-        }
-        if comparison.documents {
-            steps.put_documents()?;
-        }
+        steps.put_records()?;
+        steps.put_documents()?;
         comparison.surplus.each(|binary| steps.quarantine_binary(run, &binary.digest))?;
         if order.only.is_empty() {
             steps.quarantine_markers(&listed, SystemTime::from(created))?;
@@ -41,7 +47,7 @@ pub(super) fn install(
         staging.sync().context("write the repository to disk")
     })();
     if let Err(error) = installed {
-        let left = steps.take_back(&comparison);
+        let left = steps.take_back();
         let gone = staging.give_up(false);
         return Err(match left.and(gone) {
             Ok(()) => error.context("put the files in place (everything was taken back; nothing was changed)"),
@@ -49,7 +55,9 @@ pub(super) fn install(
         });
     }
     drop(steps);
-    staging.remove()?;
+    if let Err(left) = staging.remove() {
+        run.report.notice("staging", staging.path().display().to_string(), format!("{left:#}"));
+    }
     Ok(Some(staging.quarantine().to_owned()).filter(|path| path.exists()))
 }
 
@@ -57,6 +65,11 @@ pub(super) fn install(
 struct Steps<'a> {
     order: &'a RestoreOrder,
     staging: &'a Staging,
+    comparison: &'a Comparison,
+    /// The binaries that directories were made for; the mark is how many.
+    levels: Scratch,
+    /// The markers that are to go.
+    markers: Scratch,
     /// Directories that were not there before, parents first; bounded to those outside the store's own levels.
     made: Vec<PathBuf>,
     moves: Moves,
@@ -68,7 +81,9 @@ struct Moves {
     put: Option<Digest>,
     /// The last binary of the plan that was moved to the quarantine.
     quarantined: Option<Digest>,
-    /// Files moved one by one: documents, records, markers.
+    /// The last marker that was.
+    marked: Option<Digest>,
+    /// Files moved one by one: documents and records.
     others: Vec<(PathBuf, PathBuf)>,
 }
 
@@ -90,12 +105,21 @@ impl Steps<'_> {
         }
         match fs::rename(&staged, &target) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let parent = target.parent().expect("a binary lies in a directory");
-                fs::create_dir_all(parent).with_context(|| format!("make `{}`", parent.display()))?;
+                self.make_levels(digest)?;
                 fs::rename(&staged, &target).with_context(context)
             }
             renamed => renamed.with_context(context),
         }
+    }
+
+    /// Makes the directories that a binary lies in, and notes how many there were to make.
+    fn make_levels(&self, digest: &Digest) -> anyhow::Result<()> {
+        let target = self.store().path(digest);
+        let parent = target.parent().expect("a binary lies in a directory");
+        let missing = parent.ancestors().take_while(|path| !path.exists()).count();
+        let mark = i64::try_from(missing).context("count levels")?;
+        self.levels.put(&Listed { digest: *digest, bytes: None, mark })?;
+        fs::create_dir_all(parent).with_context(|| format!("make `{}`", parent.display()))
     }
 
     /// Where a file of the store goes that is replaced or not in the backup; makes the directory for it if there is
@@ -122,29 +146,21 @@ impl Steps<'_> {
         Ok(())
     }
 
-    /// Moves one file and notes it, so that it can be moved back.
+    /// Notes that a file is to be moved, so that it can be moved back, and moves it.
     fn move_file(&mut self, from: &Path, to: &Path) -> anyhow::Result<()> {
         let parent = to.parent().expect("a file lies in a directory");
         make_directories(parent, &mut self.made)?;
-        fs::rename(from, to).with_context(|| format!("move `{}` to `{}`", from.display(), to.display()))?;
         self.moves.others.push((from.to_owned(), to.to_owned()));
-        Ok(())
-    }
-
-    /// Puts a staged file in place of one that may be there, which goes to the quarantine.
-    fn replace(&mut self, staged: &Path, target: &Path, aside: &Path) -> anyhow::Result<()> {
-        if target.symlink_metadata().is_ok() {
-            self.move_file(target, aside)?;
-        }
-        self.move_file(staged, target)
+        transfer(from, to).with_context(|| format!("move `{}` to `{}`", from.display(), to.display()))
     }
 
     fn put_records(&mut self) -> anyhow::Result<()> {
-        let root = self.store().root().to_owned();
-        for staged in sorted_files(&self.staging.record(""))? {
-            let name = staged.file_name().expect("a file has a name");
-            let aside = self.staging.quarantine().join("records").join(name);
-            self.replace(&staged, &root.join(name), &aside)?;
+        for name in &self.comparison.records {
+            let target = self.store().root().join(name);
+            if target.symlink_metadata().is_ok() {
+                self.move_file(&target, &self.staging.quarantine().join("records").join(name))?;
+            }
+            self.move_file(&self.staging.record(name), &target)?;
         }
         Ok(())
     }
@@ -152,6 +168,9 @@ impl Steps<'_> {
     /// Replaces all documents: those that are there go to the quarantine, `changes/` included.
     fn put_documents(&mut self) -> anyhow::Result<()> {
         let Some(directory) = self.order.documents.clone() else { return Ok(()) };
+        if self.comparison.documents.is_empty() {
+            return Ok(());
+        }
         make_directories(&directory, &mut self.made)?;
         let aside = self.staging.quarantine().join("documents");
         for below in ["", "changes"] {
@@ -162,65 +181,99 @@ impl Steps<'_> {
                 }
             }
         }
-        for staged in sorted_files(&self.staging.document(""))? {
-            let name = staged.file_name().expect("a file has a name");
-            self.move_file(&staged, &directory.join(name))?;
+        for name in &self.comparison.documents {
+            self.move_file(&self.staging.document(name), &directory.join(name))?;
         }
-        Ok(())
+        // It may lie on a file system of its own.
+        File::open(&directory)
+            .and_then(|opened| Ok(rustix::fs::syncfs(opened)?))
+            .with_context(|| format!("write `{}` to disk", directory.display()))
     }
 
     /// A marker of ModeShape's that is younger than the backup would have its garbage collector delete a binary
     /// that the restored documents use.
-    fn quarantine_markers(&mut self, listed: &crate::ledger::Scratch, created: SystemTime) -> anyhow::Result<()> {
-        let trash = self.store().root().join("trash");
-        if self.store().layout().owner != Owner::Modeshape || !trash.is_dir() {
+    fn quarantine_markers(&mut self, listed: &Scratch, created: SystemTime) -> anyhow::Result<()> {
+        let trash = self.trash();
+        if self.store().layout().owner != Owner::Modeshape || !trash.root().is_dir() {
             return Ok(());
         }
-        let markers = BinaryStore::at(&trash, self.store().layout());
-        for found in Walk::begin(&markers, 1)? {
-            let Found::Binaries(batch) = found else { continue };
+        for found in Walk::begin(&trash, 1)? {
+            let batch = match found {
+                Found::Binaries(batch) => batch,
+                Found::Unreadable { path, cause, .. } => {
+                    bail!("read directory `{}` for markers of unused binaries: {cause}", path.display());
+                }
+            };
             for digest in batch {
-                let marker = markers.path(&digest);
-                let younger = marker.metadata().and_then(|found| found.modified()).is_ok_and(|time| time > created);
-                if younger && listed.get(&digest)?.is_some() {
-                    let aside = self.staging.quarantine().join("trash").join(self.store().layout().path(&digest));
-                    self.move_file(&marker, &aside)?;
+                let modified = trash.path(&digest).metadata().and_then(|found| found.modified());
+                if modified.is_ok_and(|time| time > created) && listed.get(&digest)?.is_some() {
+                    self.markers.put(&Listed { digest, bytes: None, mark: 0 })?;
                 }
             }
         }
-        Ok(())
+        let Self { markers, moves, .. } = self;
+        markers.each(|marker| {
+            moves.marked = Some(marker.digest);
+            let (from, to) = (trash.path(&marker.digest), marker_aside(self.staging, &trash, &marker.digest));
+            let parent = to.parent().expect("a marker lies in a directory");
+            fs::create_dir_all(parent).with_context(|| format!("make `{}`", parent.display()))?;
+            match fs::rename(&from, &to) {
+                // The binary is in use again, or was taken by the garbage collector.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                moved => moved.with_context(|| format!("move `{}` to the quarantine", from.display())),
+            }
+        })
     }
 
-    /// Undoes everything in the opposite order.
-    fn take_back(&self, comparison: &super::compare::Comparison) -> anyhow::Result<()> {
-        let mut after = None;
-        while let Some(last) = self.moves.quarantined {
-            let page = comparison.surplus.page(after.as_ref())?;
-            let Some(end) = page.last() else { break };
-            after = Some(end.digest);
-            for binary in page.iter().take_while(|binary| binary.digest <= last) {
-                let (from, to) = (self.aside(&binary.digest, false)?, self.store().path(&binary.digest));
-                move_back(&from, &to)?;
+    /// The markers, which lie below the store as the binaries do in it.
+    fn trash(&self) -> BinaryStore {
+        BinaryStore::at(&self.store().root().join("trash"), self.store().layout())
+    }
+
+    /// Undoes everything in the opposite order, as far as it can be; the error is the first of what cannot.
+    fn take_back(&self) -> anyhow::Result<()> {
+        let mut left = Ok(());
+        let mut attempt = |result: anyhow::Result<()>| {
+            if left.is_ok() {
+                left = result;
             }
+        };
+        let trash = self.trash();
+        if let Some(last) = self.moves.marked {
+            self.markers.each_back(&last, |marker| {
+                let (from, to) = (marker_aside(self.staging, &trash, &marker.digest), trash.path(&marker.digest));
+                attempt(move_back(&from, &to));
+                Ok(())
+            })?;
+        }
+        if let Some(last) = self.moves.quarantined {
+            self.comparison.surplus.each_back(&last, |binary| {
+                let (from, to) = (self.aside(&binary.digest, false)?, self.store().path(&binary.digest));
+                attempt(move_back(&from, &to));
+                Ok(())
+            })?;
         }
         for (from, to) in self.moves.others.iter().rev() {
-            move_back(to, from)?;
+            attempt(move_back(to, from));
         }
-        let mut after = None;
-        while let Some(last) = self.moves.put {
-            let page = comparison.fetch.page(after.as_ref())?;
-            let Some(end) = page.last() else { break };
-            after = Some(end.digest);
-            for binary in page.iter().take_while(|binary| binary.digest <= last) {
-                self.take_back_binary(&binary.digest)?;
-            }
+        if let Some(last) = self.moves.put {
+            self.comparison.fetch.each_back(&last, |binary| {
+                attempt(self.take_back_binary(&binary.digest));
+                Ok(())
+            })?;
         }
-        for directory in self.made.iter().rev() {
+        for directory in self.made.iter().rev().filter(|directory| !directory.starts_with(self.staging.quarantine())) {
             // One that is not empty was not ours alone.
             drop(fs::remove_dir(directory));
         }
-        drop(fs::remove_dir_all(self.staging.quarantine()));
-        Ok(())
+        // What could not be moved back is still in the quarantine.
+        left?;
+        match fs::remove_dir_all(self.staging.quarantine()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("remove `{}`", self.staging.quarantine().display()))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn take_back_binary(&self, digest: &Digest) -> anyhow::Result<()> {
@@ -229,22 +282,30 @@ impl Steps<'_> {
         if staged.symlink_metadata().is_err() {
             move_back(&target, &staged)?;
         }
-        move_back(&aside, &target)?;
-        // Directories that were made for it are empty now; others stay.
-        let mut directory = target.parent();
-        while let Some(path) = directory.filter(|path| *path != self.store().root()) {
-            if fs::remove_dir(path).is_err() {
-                break;
-            }
-            directory = path.parent();
+        if aside.symlink_metadata().is_ok() && target.symlink_metadata().is_ok() {
+            // Only its second name was made: renaming one onto the other would do nothing.
+            fs::remove_file(&aside).with_context(|| format!("remove `{}`", aside.display()))?;
+        } else {
+            move_back(&aside, &target)?;
+        }
+        let made = self.levels.get(digest)?.map_or(0, |levels| levels.mark);
+        let made = usize::try_from(made).context("count levels")?;
+        for directory in target.ancestors().skip(1).take(made) {
+            // The binaries after it are gone again, so it is empty, unless somebody else put something there.
+            drop(fs::remove_dir(directory));
         }
         Ok(())
     }
 }
 
+/// Where a marker goes that is younger than the backup.
+fn marker_aside(staging: &Staging, trash: &BinaryStore, digest: &Digest) -> PathBuf {
+    staging.quarantine().join("trash").join(trash.layout().path(digest))
+}
+
 /// Moves a file back; one that is not there was not moved.
 fn move_back(from: &Path, to: &Path) -> anyhow::Result<()> {
-    match fs::rename(from, to) {
+    match transfer(from, to) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(error).with_context(|| format!("move `{}` back to `{}`", from.display(), to.display()))
         }
@@ -252,7 +313,26 @@ fn move_back(from: &Path, to: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// The files in a directory by name; none if there is no such directory.
+/// Renames a file. Documents may lie on another file system than binaries: then it is copied beside its new place,
+/// and renamed when it is whole.
+fn transfer(from: &Path, to: &Path) -> io::Result<()> {
+    match fs::rename(from, to) {
+        Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {}
+        renamed => return renamed,
+    }
+    let name = to.file_name().expect("a file has a name");
+    let beside = to.with_file_name(format!(".holdfast-{}", name.display()));
+    let copied = fs::copy(from, &beside)
+        .and_then(|_| File::open(&beside)?.sync_all())
+        .and_then(|()| fs::rename(&beside, to));
+    if copied.is_err() {
+        drop(fs::remove_file(&beside));
+    }
+    copied?;
+    fs::remove_file(from)
+}
+
+/// The files and links in a directory by name; none if there is no such directory.
 fn sorted_files(directory: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
@@ -262,7 +342,7 @@ fn sorted_files(directory: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in entries {
         let entry = entry?;
-        if entry.file_type()?.is_file() {
+        if !entry.file_type()?.is_dir() {
             files.push(entry.path());
         }
     }

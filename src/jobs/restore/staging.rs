@@ -6,7 +6,9 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
 
+use crate::jobs::catalogue::RestorableName;
 use crate::model::digest::Digest;
 use crate::model::run::RunId;
 use crate::repository::binaries::{BinaryStore, hash, open_regular};
@@ -33,9 +35,23 @@ impl Staging {
         let path = home.join(format!("{prefix}{from}"));
         for entry in fs::read_dir(&home).with_context(|| format!("read `{}`", home.display()))? {
             let other = entry?.path();
-            let stale = other.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&prefix));
+            // A store beside this one may be called the same with something after it.
+            let stale = other
+                .file_name()
+                .and_then(|name| name.to_str()?.strip_prefix(&prefix)?.parse::<RestorableName>().ok())
+                .is_some();
             if stale && other != path {
                 fs::remove_dir_all(&other).with_context(|| format!("remove the stale `{}`", other.display()))?;
+            }
+        }
+        // Only binaries are worth keeping from an earlier try: they are checked by their names.
+        for name in ["documents", "records"] {
+            let directory = path.join(name);
+            match fs::remove_dir_all(&directory) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(error).with_context(|| format!("remove the stale `{}`", directory.display()));
+                }
+                _ => {}
             }
         }
         for directory in [path.clone(), path.join("binaries"), path.join("documents"), path.join("records")] {
@@ -43,7 +59,13 @@ impl Staging {
                 format!("make `{}` (the user that runs holdfast must be able to write there)", directory.display())
             })?;
         }
-        let quarantine = home.join(format!(".holdfast-quarantine-{name}-{run}"));
+        // Where a ledger was lost, an earlier run may have had the same number.
+        let plain = format!(".holdfast-quarantine-{name}-{run}");
+        let quarantine = std::iter::once(plain.clone())
+            .chain((2_u32..).map(|number| format!("{plain}.{number}")))
+            .map(|name| home.join(name))
+            .find(|path| path.symlink_metadata().is_err())
+            .expect("the numbers do not end before the free names do");
         Ok(Self { path, inside, quarantine, made })
     }
 
@@ -151,10 +173,17 @@ fn home(root: &Path) -> anyhow::Result<(PathBuf, bool)> {
     let root = absolute.canonicalize().unwrap_or(absolute);
     let parent = root.parent().map_or_else(|| root.clone(), Path::to_owned);
     let same_device = match (root.metadata(), parent.metadata()) {
-        (Ok(root), Ok(parent)) => root.dev() == parent.dev(),
+        (Ok(inner), Ok(outer)) => inner.dev() == outer.dev() && !is_mount_point(&root),
         _ => true,
     };
     Ok(if same_device { (parent, false) } else { (root, true) })
+}
+
+/// Whether a directory is a mount point. A bind mount, such as systemd makes of each of `ReadWritePaths=`, has the
+/// device of what it shows, and yet nothing can be renamed into it from outside.
+fn is_mount_point(path: &Path) -> bool {
+    statx(CWD, path, AtFlags::empty(), StatxFlags::empty())
+        .is_ok_and(|found| found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
 /// Free bytes on the file system that a store lies on, or will.
