@@ -172,7 +172,8 @@ impl Store {
 
 /// A name that no other object has; it stands where AWS gives an MD5, which would cost time and serve nobody.
 fn tag(tick: u64) -> String {
-    format!("{tick:032x}")
+    // Not in the form of an MD5: clients would take it for one and compare.
+    format!("tag-{tick:x}")
 }
 
 impl Upload {
