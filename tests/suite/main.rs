@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "clippy knows only functions marked as tests; these are what they share")]
 #![allow(clippy::print_stderr, reason = "cargo shows it when the test fails or when asked")]
 
+mod architecture;
 mod command_line;
 mod configuration;
 mod conformance;

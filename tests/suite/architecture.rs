@@ -1,0 +1,116 @@
+//! The rules of `docs/architecture.md` that can be read off the text of the program.
+
+use std::path::{Path, PathBuf};
+
+/// Each outside crate is named in one place, so that replacing it changes one place.
+const HOMES: &[(&str, &[&str])] = &[
+    ("aws_sdk_s3", &["store/s3"]),
+    ("aws_config", &["store/s3"]),
+    ("sha1", &["model/digest"]),
+    ("sha2", &["model/digest"]),
+    ("rusqlite", &["ledger"]),
+    ("toml", &["config"]),
+    ("clap", &["cli"]),
+    ("indicatif", &["cli"]),
+    // Documents are gzip files, lists and archives are ours: two formats, two homes.
+    ("flate2", &["jobs/list", "jobs/zip", "repository/documents"]),
+];
+
+/// A layer may use itself and the layers before it, never the ones after.
+const LAYERS: &[&[&str]] =
+    &[&["model"], &["repository", "store", "ledger"], &["jobs"], &["service"], &["config"], &["cli"]];
+
+fn sources() -> Vec<(String, String)> {
+    fn collect(directory: &Path, found: &mut Vec<PathBuf>) {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                collect(&path, found);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                found.push(path);
+            }
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut found = Vec::new();
+    collect(&root, &mut found);
+    found.sort();
+    let name = |path: &Path| path.strip_prefix(&root).unwrap().with_extension("").display().to_string();
+    found.iter().map(|path| (name(path), std::fs::read_to_string(path).unwrap())).collect()
+}
+
+/// The text without comments, which may speak of anything.
+fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    text.lines().enumerate().map(|(number, line)| (number + 1, line.split("//").next().unwrap_or_default()))
+}
+
+fn is_below(file: &str, home: &str) -> bool {
+    file == home || file.strip_prefix(home).is_some_and(|rest| rest.starts_with('/'))
+}
+
+fn layer_of(module: &str) -> Option<usize> {
+    LAYERS.iter().position(|layer| layer.contains(&module))
+}
+
+fn strangers(file: &str, text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for (number, line) in code(text) {
+        for (name, homes) in HOMES {
+            let named = line.contains(&format!("{name}::")) || line.contains(&format!("use {name}"));
+            // `crate::model::…::toml::…` would be a module of ours.
+            let outside = named && !line.contains(&format!("::{name}::")) && !line.contains(&format!("_{name}::"));
+            if outside && !homes.iter().any(|home| is_below(file, home)) {
+                found.push(format!("src/{file}.rs:{number} names {name}, which lives in {}", homes.join(", ")));
+            }
+        }
+    }
+    found
+}
+
+fn upward_uses(file: &str, text: &str) -> Vec<String> {
+    let Some(own) = file.split('/').next().and_then(layer_of) else { return Vec::new() };
+    let mut found = Vec::new();
+    for (number, line) in code(text) {
+        if line.contains("use crate::{") {
+            found.push(format!("src/{file}.rs:{number} gathers modules in one `use crate::{{…}}`: write a line each"));
+        }
+        for (at, _) in line.match_indices("crate::") {
+            let module: String =
+                line[at + "crate::".len()..].chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            if layer_of(&module).is_some_and(|used| used > own) {
+                found.push(format!("src/{file}.rs:{number} uses {module}, which is a layer above it"));
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn each_outside_crate_is_named_only_in_its_home() {
+    let found: Vec<_> = sources().iter().flat_map(|(file, text)| strangers(file, text)).collect();
+    assert!(found.is_empty(), "{found:#?}");
+}
+
+#[test]
+fn a_layer_uses_only_the_layers_before_it() {
+    let found: Vec<_> = sources().iter().flat_map(|(file, text)| upward_uses(file, text)).collect();
+    assert!(found.is_empty(), "{found:#?}");
+}
+
+#[test]
+fn only_the_service_reads_the_clock() {
+    let clocks = ["Timestamp::now(", "SystemTime::now(", "Zoned::now("];
+    for (file, text) in sources().iter().filter(|(file, _)| !is_below(file, "service")) {
+        for (number, line) in code(text) {
+            assert!(!clocks.iter().any(|clock| line.contains(clock)), "src/{file}.rs:{number} reads the clock: {line}");
+        }
+    }
+}
+
+#[test]
+fn these_rules_notice_what_breaks_them() {
+    assert_eq!(strangers("jobs/copy", "use rusqlite::Connection;\nlet x = toml::from_str(y);").len(), 2);
+    assert_eq!(strangers("ledger/index", "use rusqlite::Connection; // toml::from_str").len(), 0);
+    assert_eq!(upward_uses("model/key", "use crate::jobs::copy;\nuse crate::{jobs, model};").len(), 2);
+    assert_eq!(upward_uses("jobs/copy", "use crate::model::key;").len(), 0);
+}
