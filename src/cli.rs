@@ -2,6 +2,7 @@
 
 mod check;
 mod confirm;
+mod demo;
 mod destination;
 mod exit;
 mod foreground;
@@ -62,6 +63,8 @@ enum Command {
     Check(check::Arguments),
     /// Write a first configuration to the file named by --config
     Init(init::Arguments),
+    /// Show the whole story on a sample repository; needs no configuration, no S3 and no root
+    Demo(demo::Arguments),
 }
 
 /// Does what the command line says.
@@ -84,6 +87,7 @@ impl Arguments {
     fn obey(self) -> anyhow::Result<Exit> {
         let file = self.config;
         match self.command {
+            Command::Demo(arguments) => in_runtime(demo::demo(&arguments)),
             Command::Init(arguments) => init::init(&file, &arguments),
             Command::Check(arguments) => in_runtime(check::check(&file, &arguments)),
             Command::History(arguments) => history::history(&Config::load(&file)?, &arguments),

@@ -19,8 +19,26 @@ const LINE_EVERY: Duration = Duration::from_secs(10);
 const STOPPING: &str = "stopping at the next safe point; press again to end at once";
 
 /// Shows what `report` says until `work` has ended.
-pub(super) async fn watch<T>(report: &Report, stop: &CancellationToken, work: impl Future<Output = T>) -> T {
-    let mut view = if terminal::is_watched() { View::Bar(Bar::new()) } else { View::Lines(Lines::default()) };
+pub(super) fn watch<T>(
+    report: &Report,
+    stop: &CancellationToken,
+    work: impl Future<Output = T>,
+) -> impl Future<Output = T> {
+    let view = if terminal::is_watched() { View::Bar(Bar::new()) } else { View::Lines(Lines::default()) };
+    follow(view, report, stop, work)
+}
+
+/// The same for work of seconds: where nobody watches there is nothing to show.
+pub(super) fn watch_short<T>(
+    report: &Report,
+    stop: &CancellationToken,
+    work: impl Future<Output = T>,
+) -> impl Future<Output = T> {
+    let view = if terminal::is_watched() { View::Bar(Bar::new()) } else { View::Nothing };
+    follow(view, report, stop, work)
+}
+
+async fn follow<T>(mut view: View, report: &Report, stop: &CancellationToken, work: impl Future<Output = T>) -> T {
     let mut ticks = tokio::time::interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut told = false;
@@ -44,6 +62,7 @@ pub(super) async fn watch<T>(report: &Report, stop: &CancellationToken, work: im
 enum View {
     Bar(Bar),
     Lines(Lines),
+    Nothing,
 }
 
 impl View {
@@ -55,13 +74,14 @@ impl View {
                     terminal::note(line);
                 }
             }
+            Self::Nothing => {}
         }
     }
 
     fn say(&self, text: &str) {
         match self {
             Self::Bar(bar) => bar.drawn.suspend(|| terminal::note(text)),
-            Self::Lines(_) => terminal::note(text),
+            Self::Lines(_) | Self::Nothing => terminal::note(text),
         }
     }
 

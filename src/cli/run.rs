@@ -43,7 +43,13 @@ pub(super) async fn run(config: &Config, arguments: &Arguments) -> anyhow::Resul
     .await
 }
 
-async fn run_copy(session: &Session<'_>, run: &RunContext, job: &CopyJob, full: bool) -> anyhow::Result<Ended> {
+/// Copies as the job says.
+pub(super) async fn run_copy(
+    session: &Session<'_>,
+    run: &RunContext,
+    job: &CopyJob,
+    full: bool,
+) -> anyhow::Result<Ended> {
     let order = CopyOrder {
         source: session::source(session::repository(session.config, &job.repository)?),
         destination: session.destination(&job.destination, Purpose::Write, run).await?,
@@ -54,7 +60,13 @@ async fn run_copy(session: &Session<'_>, run: &RunContext, job: &CopyJob, full: 
     copy(run, &order).await
 }
 
-async fn run_backup(session: &Session<'_>, run: &RunContext, job: &BackupJob, name: &str) -> anyhow::Result<Ended> {
+/// Backs up as the job says.
+pub(super) async fn run_backup(
+    session: &Session<'_>,
+    run: &RunContext,
+    job: &BackupJob,
+    name: &str,
+) -> anyhow::Result<Ended> {
     let order = BackupOrder {
         job: name.to_owned(),
         source: session::source(session::repository(session.config, &job.repository)?),

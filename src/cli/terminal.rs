@@ -80,6 +80,10 @@ impl Paint {
         self.with("31", text)
     }
 
+    pub(super) fn strong(self, text: &str) -> String {
+        self.with("1", text)
+    }
+
     fn with(self, code: &str, text: &str) -> String {
         if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }

@@ -30,6 +30,7 @@ mod survey;
 
 pub use listing::Fingerprint;
 pub use pack::count_documents;
+pub use pack::packed_lines;
 
 /// How many problems a report names; it counts them all.
 const NAMED_PROBLEMS: usize = 100;

@@ -7,6 +7,7 @@ mod architecture;
 mod command_line;
 mod configuration;
 mod conformance;
+mod demo;
 mod directory_store;
 mod documents;
 mod lab;

@@ -130,6 +130,17 @@ impl Pack {
     }
 }
 
+/// A file of these lines as they are, none of them looked at.
+pub fn packed_lines(name: String, lines: &[String]) -> PackedDocuments {
+    let mut file = Pack::new();
+    for line in lines {
+        file.write(line.as_bytes());
+        file.write(b"\n");
+        file.lines += 1;
+    }
+    file.finish(name)
+}
+
 /// Checks a packed file and gives how many documents it holds: the gzip stream is whole, and every line a document.
 pub fn count_documents(reader: impl Read) -> anyhow::Result<u64> {
     let mut lines = Lines::new(unpacked(BufReader::with_capacity(64 << 10, reader)));
