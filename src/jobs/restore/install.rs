@@ -322,9 +322,8 @@ fn transfer(from: &Path, to: &Path) -> io::Result<()> {
     }
     let name = to.file_name().expect("a file has a name");
     let beside = to.with_file_name(format!(".holdfast-{}", name.display()));
-    let copied = fs::copy(from, &beside)
-        .and_then(|_| File::open(&beside)?.sync_all())
-        .and_then(|()| fs::rename(&beside, to));
+    let copied =
+        fs::copy(from, &beside).and_then(|_| File::open(&beside)?.sync_all()).and_then(|()| fs::rename(&beside, to));
     if copied.is_err() {
         drop(fs::remove_file(&beside));
     }
