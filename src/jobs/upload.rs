@@ -306,10 +306,10 @@ pub async fn put_once(destination: &Destination, key: &Key, content: Bytes) -> a
     }
 }
 
-/// Takes away the uploads that earlier runs began at this destination and did not end.
+/// Takes away the uploads that runs began at this destination and did not end. Those of runs under way are theirs.
 pub async fn sweep_uploads(run: &RunContext, destination: &Destination) -> anyhow::Result<()> {
     let id = destination.id;
-    let open = run.blocking(move |run| run.ledger.open_uploads(id, run.id)).await?;
+    let open = run.blocking(move |run| run.ledger.open_uploads(id)).await?;
     for upload in open {
         for unfinished in destination.store.unfinished(upload.key.as_str()).await? {
             destination
