@@ -3,11 +3,15 @@
 #![allow(clippy::unwrap_used, reason = "clippy knows only functions marked as tests; these are what they share")]
 #![allow(clippy::print_stderr, reason = "cargo shows it when the test fails or when asked")]
 
+mod binary_store;
 mod configuration;
 mod conformance;
+mod copy;
 mod directory_store;
 mod documents;
+mod faulty;
 mod lab;
+mod ledger;
 mod s3_faults;
 mod s3_memory;
 mod s3_memory_tests;
