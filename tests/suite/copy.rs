@@ -860,6 +860,8 @@ async fn over_s3_a_busy_server_and_lost_answers_are_ridden_out() {
     let faults = [
         Fault::anywhere(Effect::Status(503, "SlowDown")).when(When::Half { seed: 3 }),
         Fault::anywhere(Effect::LoseAnswer).when(When::Every(3)),
+        // The first upload was begun, and nobody was told its id.
+        Fault::at("CreateMultipartUpload", Effect::LoseAnswer).when(When::Only(1)),
     ];
     for fault in faults {
         let (server, lab) = s3_lab().await;
