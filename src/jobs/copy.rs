@@ -12,9 +12,9 @@ use tokio::task::JoinSet;
 
 use super::context::{Cancelled, Destination, Ended, RunContext};
 use super::cursor::Cursor;
-use super::learn::{adopt_newest_point, learn_objects};
+use super::learn::{learn_objects, learn_point};
 use super::list::write_lists;
-use super::send::{Known, Sender, Sent};
+use super::send::{Sender, Sent};
 use super::sidecars::{SidecarRecorder, Suspects};
 use super::source::{self, Head, RepositorySource};
 use super::upload::{put_once, sweep_uploads};
@@ -76,13 +76,22 @@ async fn prepare(run: &RunContext, order: &CopyOrder) -> anyhow::Result<Series> 
     let unknown = !learned || order.full;
     if unknown {
         learn_objects(run, destination).await?;
+        learn_point(run, destination, &series, &order.source.name).await?;
     }
-    if unknown && series.last.is_none() {
-        adopt_newest_point(run, destination, &series, &order.source.name).await?;
+    let (mut series, _) = run.blocking(open).await?;
+    let of = series.id;
+    let lost = run.blocking(move |run| run.ledger.begin_copy(id, of)).await?;
+    if lost > 0 {
+        run.report.notice(
+            "missing",
+            &order.destination.name,
+            format!(
+                "{lost} binaries of the last restore point are not at the destination, or not whole: those that the repository has are sent again"
+            ),
+        );
     }
-    let (series, _) = run.blocking(open).await?;
-    let id = series.id;
-    run.blocking(move |run| run.ledger.begin_copy(id)).await?;
+    // What has just been listed need not be looked for.
+    series.under_way &= !unknown;
     Ok(series)
 }
 
@@ -98,8 +107,9 @@ async fn bring_binaries(run: &RunContext, order: &CopyOrder, series: &Series) ->
         let store = store.clone();
         run.blocking(move |run| scan.run(run, &store))
     };
-    let sender = Sender::new(run, &order.destination, &store, order.settle);
-    let dispatch = Dispatch { order, sender, suspects: &suspects, under_way: series.under_way };
+    let looks = if series.under_way { LOOKED_FOR } else { 0 };
+    let sender = Sender::new(run, &order.destination, &store, order.settle, looks);
+    let dispatch = Dispatch { order, sender, suspects: &suspects };
     let recorded = record(run, &order.destination, series, changes);
     let (scanned, sent, recorded) = tokio::join!(scanned, dispatch.run(run, candidates, changes_to), recorded);
     // The ledger's error is the cause where it is one: the others were cut off by it. Then that of a request.
@@ -131,7 +141,7 @@ impl Scan {
         let root = source::store_name(store);
         let series = self.series;
         let mut members =
-            Cursor::new(|after: Option<&Digest>| run.ledger.members_after(series, after), |member| member.0);
+            Cursor::new(|after: Option<&Digest>| run.ledger.unchanged_members_after(series, after), |member| member.0);
         let mut sidecars =
             Cursor::new(|after: Option<&Digest>| run.ledger.sidecars_after(&root, after), |digest| *digest);
         let mut walk = Walk::begin(store, WALKERS)?;
@@ -190,7 +200,6 @@ struct Dispatch<'a> {
     order: &'a CopyOrder,
     sender: Sender,
     suspects: &'a Suspects,
-    under_way: bool,
 }
 
 impl Dispatch<'_> {
@@ -201,30 +210,24 @@ impl Dispatch<'_> {
         changes: mpsc::Sender<Change>,
     ) -> anyhow::Result<()> {
         let mut tasks = JoinSet::new();
-        let mut looked_for = if self.under_way { LOOKED_FOR } else { 0 };
-        while let Some(digest) = candidates.recv().await {
-            run.go_on()?;
+        while let Some(digest) = candidates.recv().await
+            && !run.stop.is_cancelled()
+        {
             let sender = self.sender.clone();
             let (destination, ledger) = (self.order.destination.id, std::sync::Arc::clone(&run.ledger));
-            let perhaps = looked_for > 0;
-            looked_for = looked_for.saturating_sub(1);
             tasks.spawn(async move {
                 let indexed = ledger.object(destination, &digest)?;
-                let known = match indexed {
-                    Some(bytes) => Known::Indexed(bytes),
-                    None if perhaps => Known::Perhaps,
-                    None => Known::Nothing,
-                };
-                anyhow::Ok((digest, sender.send(digest, known).await?))
+                anyhow::Ok((digest, sender.send(digest, indexed).await?))
             });
             while tasks.len() >= self.order.parallel {
                 self.take(run, tasks.join_next().await.expect("tasks are under way"), &changes).await?;
             }
         }
+        drop(candidates);
         while let Some(ended) = tasks.join_next().await {
             self.take(run, ended, &changes).await?;
         }
-        Ok(())
+        run.go_on()
     }
 
     async fn take(
@@ -233,7 +236,12 @@ impl Dispatch<'_> {
         ended: Result<anyhow::Result<(Digest, Sent)>, tokio::task::JoinError>,
         changes: &mpsc::Sender<Change>,
     ) -> anyhow::Result<()> {
-        let (digest, sent) = ended??;
+        let (digest, sent) = match ended? {
+            Ok(sent) => sent,
+            // One that stops must not cut off the others, whose answers are waited for and recorded.
+            Err(_) if run.stop.is_cancelled() => return Ok(()),
+            Err(error) => return Err(error),
+        };
         let change = |bytes, new_object| Change::Added { digest, bytes, new_object };
         match sent {
             Sent::Stored { bytes } => {
@@ -250,10 +258,12 @@ impl Dispatch<'_> {
             Sent::Suspect { bytes, small } => self.suspects.add(digest, bytes, small.as_deref())?,
             Sent::Vanished => run.report.count(|counts| counts.vanished += 1),
             Sent::Unreadable(error) => {
+                self.suspects.add_unread(digest)?;
                 run.report.count(|counts| counts.failed += 1);
                 run.report.problem("unreadable", digest.to_string(), format!("read binary: {error}"));
             }
             Sent::Refused(message) => {
+                self.suspects.add_unread(digest)?;
                 run.report.count(|counts| counts.failed += 1);
                 run.report.problem("refused", digest.to_string(), message);
             }
@@ -305,12 +315,19 @@ async fn classify(
     let (series, suspects) = (series.id, std::sync::Arc::clone(suspects));
     run.blocking(move |run| {
         let mut recorder = SidecarRecorder::new(run, root);
-        let mut members = Cursor::new(|after: Option<&Digest>| run.ledger.members_after(series, after), |row| row.0);
-        while let Some((binary, _)) = members.take()? {
-            suspects.explain(&binary, &mut recorder)?;
-        }
+        // A sidecar mostly comes with its binary, so that those of this run explain it; all others are many.
         let mut changes = Cursor::new(|after: Option<&Digest>| run.ledger.changes_after(series, after), |row| row.0);
         while let Some((binary, _)) = changes.take()? {
+            suspects.explain(&binary, &mut recorder)?;
+        }
+        let mut names = Cursor::new(|after: Option<&Digest>| suspects.names_after(after), |name| *name);
+        while let Some(binary) = names.take()? {
+            suspects.explain(&binary, &mut recorder)?;
+        }
+        let mut members = Cursor::new(|after: Option<&Digest>| run.ledger.members_after(series, after), |row| row.0);
+        while suspects.any()
+            && let Some((binary, _)) = members.take()?
+        {
             suspects.explain(&binary, &mut recorder)?;
         }
         recorder.flush()?;
@@ -355,13 +372,13 @@ async fn finish(
     let totals = run.blocking(move |run| run.ledger.count_changes(id)).await?;
     let complete = !run.report.is_partial();
     let same = last.as_ref().is_some_and(|last| {
-        totals.added + totals.removed == 0
+        totals.lines == 0
             && last.documents == head.documents
             && last.records == head.records
             && last.complete == complete
     });
     if same {
-        run.blocking(move |run| run.ledger.end_copy(id)).await?;
+        run.blocking(move |run| run.ledger.end_copy(id, head.fingerprint.as_deref())).await?;
         return Ok(Ended { result: last.map(|last| last.name.to_string()), quarantine: None });
     }
     run.report.say(format!("writing the restore point {name}"));

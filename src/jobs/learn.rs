@@ -7,6 +7,7 @@ use super::context::{Destination, RunContext, is_cancelled};
 use super::list::{Removals, read_lists};
 use crate::ledger::{Listed, Series};
 use crate::model::key::{BINARIES, Key};
+use crate::store::ErrorKind;
 
 /// Makes the index what a listing of the binaries finds, and takes away uploads that nobody will end.
 pub async fn learn_objects(run: &RunContext, destination: &Destination) -> anyhow::Result<()> {
@@ -35,7 +36,6 @@ pub async fn learn_objects(run: &RunContext, destination: &Destination) -> anyho
     let id = destination.id;
     let repaired = run.blocking(move |run| run.ledger.replace_objects(id, &listing)).await?;
     for digest in &repaired.resized {
-        run.report.count(|counts| counts.failed += 1);
         run.report.problem(
             "damaged",
             Key::binary(digest).as_str(),
@@ -45,23 +45,47 @@ pub async fn learn_objects(run: &RunContext, destination: &Destination) -> anyho
     sweep_unknown_uploads(run, destination).await
 }
 
-/// Aborts what lies unfinished below our prefix. One prefix belongs to one state directory, whose lock we hold, so
-/// it can only be left over.
+/// Aborts what lies unfinished below our prefix and is of no run under way. One prefix belongs to one state
+/// directory, whose lock we hold, so it can only be left over.
 async fn sweep_unknown_uploads(run: &RunContext, destination: &Destination) -> anyhow::Result<()> {
-    for unfinished in destination.store.unfinished("").await? {
+    let found = destination.store.unfinished("").await?;
+    let id = destination.id;
+    // Asked for after the listing: an upload is recorded before it begins.
+    let live = run.blocking(move |run| run.ledger.live_uploads(id)).await?;
+    for unfinished in found.into_iter().filter(|unfinished| !live.contains(&unfinished.key)) {
         destination
             .store
             .abort(&unfinished)
             .await
             .with_context(|| format!("abort the upload of `{}`", unfinished.key))?;
-        let (id, key) = (destination.id, unfinished.key.clone());
-        run.blocking(move |run| run.ledger.end_upload(id, &key)).await?;
+        run.blocking(move |run| run.ledger.end_upload(id, &unfinished.key)).await?;
     }
     Ok(())
 }
 
+/// Makes sure that the last restore point of a series is at the destination; if it is not known, or gone, the newest
+/// one that is there and whole takes its place.
+pub async fn learn_point(
+    run: &RunContext,
+    destination: &Destination,
+    series: &Series,
+    repository: &str,
+) -> anyhow::Result<()> {
+    if let Some(last) = &series.last {
+        match destination.store.head(&Key::in_point(&last.name, "point.json")).await {
+            Ok(_) => return Ok(()),
+            Err(error) if error.kind == ErrorKind::NotFound => {}
+            Err(error) => return Err(error.into()),
+        }
+        run.report.notice("point", last.name.to_string(), "the last restore point is not at the destination any more");
+        let id = series.id;
+        run.blocking(move |run| run.ledger.forget_point(id)).await?;
+    }
+    adopt_newest_point(run, destination, series, repository).await
+}
+
 /// Finds the newest restore point of a repository at the destination and takes it as the last of the series.
-pub async fn adopt_newest_point(
+async fn adopt_newest_point(
     run: &RunContext,
     destination: &Destination,
     series: &Series,

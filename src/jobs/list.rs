@@ -11,8 +11,8 @@ use flate2::Compression;
 use flate2::bufread::GzDecoder;
 use flate2::write::GzEncoder;
 
-use super::context::{Destination, RunContext};
-use super::download::{Expected, fetch_checked};
+use super::context::{Destination, RunContext, is_cancelled};
+use super::download::{Expected, fetch_checked, store_error};
 use super::upload::{Manner, PartSink, stream_object};
 use crate::ledger::{Ledger, Listed, Scratch, SeriesId};
 use crate::model::digest::Digest;
@@ -122,7 +122,7 @@ pub async fn write_lists(
         );
         lists.clear();
     }
-    let mut length = totals.added + totals.removed;
+    let mut length = totals.lines;
     if length == 0 && !lists.is_empty() {
         return Ok(lists);
     }
@@ -133,13 +133,19 @@ pub async fn write_lists(
     }
     absorbed.reverse();
     let key = Key::in_point(point, FILE);
-    let whole = lists.is_empty();
-    let earlier = if whole || absorbed.is_empty() {
-        None
-    } else {
+    let mut earlier = None;
+    if !lists.is_empty() && !absorbed.is_empty() {
         let scratch = run.blocking(|run| run.ledger.scratch()).await?;
-        Some(read_lists(run, destination, &absorbed, scratch, Removals::Kept).await?)
-    };
+        match read_lists(run, destination, &absorbed, scratch, Removals::Kept).await {
+            Ok(set) => earlier = Some(set),
+            Err(error) if is_cancelled(&error) || store_error(&error).is_some() => return Err(error),
+            Err(error) => {
+                run.report.notice("list", point.to_string(), format!("{error:#}: writing the whole list anew"));
+                lists.clear();
+            }
+        }
+    }
+    let whole = lists.is_empty();
     let streamed = stream_object(run, destination, &key, &Manner::alone(), move |run, sink| {
         let mut lines = Lines::new(sink);
         match earlier {

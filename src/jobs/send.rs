@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -48,17 +49,6 @@ pub enum Sent {
     Refused(String),
 }
 
-/// What is known before a binary is read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Known {
-    /// Nothing.
-    Nothing,
-    /// It may be at the destination although the index does not have it: look before it is sent.
-    Perhaps,
-    /// The index has it, with this size.
-    Indexed(u64),
-}
-
 /// Sends the binaries of a store; shared by the tasks that do so.
 #[derive(Clone, Debug)]
 pub struct Sender {
@@ -66,6 +56,7 @@ pub struct Sender {
     destination: Destination,
     store: BinaryStore,
     quiet: Duration,
+    looks: Arc<AtomicUsize>,
     budget: Arc<Semaphore>,
     readers: Arc<Semaphore>,
 }
@@ -78,80 +69,82 @@ enum Read {
 }
 
 impl Sender {
-    /// For one run; `quiet` is how long a file must be unchanged before it is read a second time.
-    pub fn new(run: &RunContext, destination: &Destination, store: &BinaryStore, quiet: Duration) -> Self {
+    /// For one run; `quiet` is how long a file must be unchanged before it is read a second time. The first `looks`
+    /// binaries that the index does not have may be at the destination all the same: they are looked for there.
+    pub fn new(
+        run: &RunContext,
+        destination: &Destination,
+        store: &BinaryStore,
+        quiet: Duration,
+        looks: usize,
+    ) -> Self {
         Self {
             run: run.clone(),
             destination: destination.clone(),
             store: store.clone(),
             quiet,
+            looks: Arc::new(AtomicUsize::new(looks)),
             budget: Arc::new(Semaphore::new(HELD_BYTES / 1024)),
             readers: Arc::new(Semaphore::new(READERS)),
         }
     }
 
-    /// Brings one binary to the destination. An error is one that ends the run.
-    pub async fn send(&self, digest: Digest, known: Known) -> anyhow::Result<Sent> {
+    /// Brings one binary to the destination, which has it with the size `indexed` if the index does. An error is one
+    /// that ends the run.
+    pub async fn send(&self, digest: Digest, indexed: Option<u64>) -> anyhow::Result<Sent> {
         let key = Key::binary(&digest);
-        if let Known::Indexed(indexed) = known {
+        if let Some(indexed) = indexed {
             match self.store.stamp(&digest) {
                 Ok(stamp) if stamp.bytes == indexed => return Ok(Sent::Present { bytes: indexed }),
                 Ok(_) => {}
                 Err(error) => return Ok(unread(error)),
             }
         }
-        if known == Known::Perhaps
-            && let Some(sent) = self.find(&key, &digest).await?
-        {
-            return Ok(sent);
-        }
-        for attempt in 1.. {
+        for settled in [false, true] {
             let read = match self.read(digest).await? {
                 Ok(read) => read,
                 Err(error) => return Ok(unread(error)),
             };
-            let other = match (read, known) {
-                (Read::Sound(body, _), Known::Indexed(indexed)) => {
-                    return Ok(Sent::Refused(differs(&key, body.len() as u64, indexed)));
-                }
-                (Read::Large(bytes), Known::Indexed(indexed)) => {
-                    if self.check(digest).await? {
-                        return Ok(Sent::Refused(differs(&key, bytes, indexed)));
-                    }
-                    Sent::Suspect { bytes, small: None }
-                }
-                (Read::Sound(body, permit), _) => {
+            let other = match (read, indexed) {
+                (Read::Other { bytes, small }, _) => Sent::Suspect { bytes, small },
+                (Read::Sound(body, _), Some(indexed)) => return Ok(compare(&key, body.len() as u64, indexed)),
+                (Read::Sound(body, permit), None) => {
                     let bytes = body.len() as u64;
+                    if let Some(sent) = self.look(&key, bytes, &digest).await? {
+                        return Ok(sent);
+                    }
                     let result = self.destination.store.put(&key, body, &digest).await;
                     drop(permit);
                     return self.judge(&key, &digest, bytes, result).await;
                 }
-                (Read::Large(bytes), _) => match self.send_large(&key, digest, bytes).await? {
+                (Read::Large(bytes), Some(indexed)) => match self.check(digest).await? {
+                    Ok(true) => return Ok(compare(&key, bytes, indexed)),
+                    Ok(false) => Sent::Suspect { bytes, small: None },
+                    Err(error) => return Ok(unread(error)),
+                },
+                (Read::Large(bytes), None) => match self.send_large(&key, digest, bytes, settled).await? {
                     Some(sent) => return Ok(sent),
                     None => Sent::Suspect { bytes, small: None },
                 },
-                (Read::Other { bytes, small }, _) => Sent::Suspect { bytes, small },
             };
-            if attempt == 2 {
+            if settled {
                 return Ok(other);
             }
             if let Err(error) = settle(&self.run, &self.store, &digest, self.quiet).await {
                 return Ok(unread(error));
             }
         }
-        unreachable!("the second attempt is the last")
+        unreachable!("the second reading is the last")
     }
 
-    /// Looks whether the destination has the binary, as large as the file is.
-    async fn find(&self, key: &Key, digest: &Digest) -> anyhow::Result<Option<Sent>> {
-        let stamp = match self.store.stamp(digest) {
-            Ok(stamp) => stamp,
-            Err(error) => return Ok(Some(unread(error))),
-        };
-        match agrees(&self.destination, key, stamp.bytes, digest).await {
-            Ok(true) => Ok(Some(Sent::Present { bytes: stamp.bytes })),
-            // A file that is partial has another size; it is read and judged like any other.
-            Ok(false) => Ok(None),
+    /// Looks whether the destination has a binary of this size, as long as there is reason to.
+    async fn look(&self, key: &Key, bytes: u64, digest: &Digest) -> anyhow::Result<Option<Sent>> {
+        let less = |looks: usize| looks.checked_sub(1);
+        if self.looks.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_err() {
+            return Ok(None);
+        }
+        match agrees(&self.destination, key, bytes, digest).await {
+            Ok(same) => Ok(same.then_some(Sent::Present { bytes })),
             Err(error) if error.kind == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error.into()),
         }
@@ -185,19 +178,34 @@ impl Sender {
             .await
     }
 
-    async fn check(&self, digest: Digest) -> anyhow::Result<bool> {
+    async fn check(&self, digest: Digest) -> anyhow::Result<io::Result<bool>> {
         let store = self.store.clone();
         self.run
             .blocking(move |run| match store.check(&digest, &|| run.stop.is_cancelled()) {
-                Ok(same) => Ok(same),
-                Err(_) => run.go_on().map(|()| false),
+                Ok(same) => Ok(Ok(same)),
+                Err(error) => run.go_on().map(|()| Err(error)),
             })
             .await
     }
 
     /// Sends a large binary in parts while it is digested, and completes it only if it is what its name says; none
-    /// if it is not.
-    async fn send_large(&self, key: &Key, digest: Digest, bytes: u64) -> anyhow::Result<Option<Sent>> {
+    /// if it is not. After a first time that came to nothing, `check_first` spares a second one.
+    async fn send_large(
+        &self,
+        key: &Key,
+        digest: Digest,
+        bytes: u64,
+        check_first: bool,
+    ) -> anyhow::Result<Option<Sent>> {
+        if check_first {
+            match self.check(digest).await? {
+                Ok(true) => {}
+                Ok(false) => return Ok(None),
+                Err(error) => return Ok(Some(unread(error))),
+            }
+        } else if let Some(sent) = self.look(key, bytes, &digest).await? {
+            return Ok(Some(sent));
+        }
         let manner = Manner {
             algorithm: digest.algorithm(),
             part_bytes: part_bytes_for(bytes),
@@ -259,10 +267,14 @@ fn unread(error: io::Error) -> Sent {
     if error.kind() == io::ErrorKind::NotFound { Sent::Vanished } else { Sent::Unreadable(error) }
 }
 
-fn differs(key: &Key, here: u64, there: u64) -> String {
-    format!(
+/// A sound file of this size, and an object of that.
+fn compare(key: &Key, here: u64, there: u64) -> Sent {
+    if here == there {
+        return Sent::Present { bytes: here };
+    }
+    Sent::Refused(format!(
         "`{key}` has {there} bytes at the destination, the sound file here {here}: take the object away by hand, then copy with --full"
-    )
+    ))
 }
 
 /// Copies all of a reader, unless it is to stop.

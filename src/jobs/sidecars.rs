@@ -20,16 +20,19 @@ pub struct Suspects {
 #[derive(Debug)]
 struct Found {
     files: Scratch,
-    any: bool,
+    /// How many have not been explained.
+    left: u64,
 }
 
 const PLAIN: i64 = 0;
 const MIME_TYPE: i64 = 1;
+/// A file of which only the name is known.
+const UNREAD: i64 = 2;
 
 impl Suspects {
     /// No suspects yet.
     pub fn new(run: &RunContext, layout: &Layout) -> anyhow::Result<Arc<Self>> {
-        let found = Mutex::new(Found { files: run.ledger.scratch()?, any: false });
+        let found = Mutex::new(Found { files: run.ledger.scratch()?, left: 0 });
         Ok(Arc::new(Self { layout: layout.clone(), found }))
     }
 
@@ -37,22 +40,36 @@ impl Suspects {
     pub fn add(&self, digest: Digest, bytes: u64, small: Option<&[u8]>) -> anyhow::Result<()> {
         let mime_type = is_orphaned_sidecar(&self.layout, small);
         let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
-        found.any = true;
+        found.left += 1;
         let mark = if mime_type { MIME_TYPE } else { PLAIN };
         found.files.put(&Listed { digest, bytes: Some(bytes), mark })
     }
 
-    /// Whether there are any.
+    /// A file that is said elsewhere not to be in the restore point: its name still explains its sidecars.
+    pub fn add_unread(&self, digest: Digest) -> anyhow::Result<()> {
+        let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        found.files.put(&Listed { digest, bytes: None, mark: UNREAD })
+    }
+
+    /// Whether there are any that no binary has explained.
     pub fn any(&self) -> bool {
-        self.found.lock().unwrap_or_else(PoisonError::into_inner).any
+        self.found.lock().unwrap_or_else(PoisonError::into_inner).left > 0
+    }
+
+    /// The names after this one in order: the next few thousand, none at the end.
+    pub fn names_after(&self, after: Option<&Digest>) -> anyhow::Result<Vec<Digest>> {
+        let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(found.files.page(after)?.iter().map(|file| file.digest).collect())
     }
 
     /// Takes out the sidecars of `binary`, if they are among the suspects, and hands them to `recorder`.
     pub fn explain(&self, binary: &Digest, recorder: &mut SidecarRecorder<'_>) -> anyhow::Result<()> {
         let Some(names) = self.layout.sidecars_of(binary) else { return Ok(()) };
-        let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
         for name in names {
-            if found.files.take(&name)? {
+            if found.files.get(&name)?.is_some_and(|file| file.mark != UNREAD) {
+                found.files.take(&name)?;
+                found.left -= 1;
                 recorder.add(name)?;
             }
         }
@@ -64,9 +81,13 @@ impl Suspects {
         let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
         found.files.each(|file| {
             // They are not recorded: a file that is mended later must be read again.
-            if file.mark == MIME_TYPE {
-                run.report.count(|counts| counts.orphaned_sidecars += 1);
-                return Ok(());
+            match file.mark {
+                MIME_TYPE => {
+                    run.report.count(|counts| counts.orphaned_sidecars += 1);
+                    return Ok(());
+                }
+                UNREAD => return Ok(()),
+                _ => {}
             }
             report_damaged(run, &file.digest, file.bytes.unwrap_or_default());
             Ok(())

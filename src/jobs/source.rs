@@ -130,14 +130,23 @@ pub async fn read_head(
         read_documents(run, &directory, &mut |file| to.blocking_send(file).context("hand documents on"))
     });
     // It owns the receiver: when a request fails, the reader ends with the next file.
+    let last = series.last.as_ref().map(|last| last.documents.clone()).unwrap_or_default();
     let sending = async move {
         let mut packed = packed;
         let mut set = DocumentSet::default();
         while let Some(file) = packed.recv().await {
             run.report.advance(file.documents);
-            let key = Key::in_point(point, &file.name);
-            put_once(destination, &key, Bytes::from(file.content.clone())).await?;
-            add(&mut set, &file, Some(key));
+            let same = |last: &&DocumentFile| {
+                last.name == file.name && last.sha1 == file.sha1 && last.bytes == file.content.len() as u64
+            };
+            let key = if let Some(same) = last.files.iter().chain(&last.damaged).find(same) {
+                same.key.clone()
+            } else {
+                let key = Key::in_point(point, &file.name);
+                put_once(destination, &key, Bytes::from(file.content.clone())).await?;
+                Some(key)
+            };
+            add(&mut set, &file, key);
         }
         anyhow::Ok(set)
     };

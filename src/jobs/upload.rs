@@ -61,6 +61,8 @@ pub struct PartSink {
 #[derive(Debug)]
 struct Part {
     body: Bytes,
+    /// Whether nothing follows it.
+    last: bool,
     /// Given back when the part has been answered.
     permit: Option<OwnedSemaphorePermit>,
 }
@@ -72,7 +74,7 @@ impl PartSink {
     }
 
     fn flush_part(&mut self) -> io::Result<()> {
-        let part = Part { body: self.part.split().freeze(), permit: self.permit.take() };
+        let part = Part { body: self.part.split().freeze(), last: false, permit: self.permit.take() };
         self.to.blocking_send(part).map_err(|_| io::Error::new(io::ErrorKind::BrokenPipe, "the upload ended early"))
     }
 
@@ -151,7 +153,7 @@ pub async fn stream_object<T: Send + 'static>(
     };
     let producer = run.blocking(move |run| {
         let value = produce(run, &mut sink)?;
-        let last = Part { body: sink.part.split().freeze(), permit: sink.permit.take() };
+        let last = Part { body: sink.part.split().freeze(), last: true, permit: sink.permit.take() };
         let (bytes, digest) = (sink.bytes, sink.hasher.finish());
         // The receiver is gone only after an error of its own, which is the one that is shown.
         drop(sink.to.blocking_send(last));
@@ -221,11 +223,14 @@ async fn send_parts(
     mut parts: mpsc::Receiver<Part>,
 ) -> anyhow::Result<Way> {
     let Some(first) = parts.recv().await else { return Ok(Way::Single(Bytes::new())) };
-    let Some(second) = parts.recv().await else { return Ok(Way::Single(first.body)) };
+    if first.last {
+        return Ok(Way::Single(first.body));
+    }
+    // From here on every part goes up as it comes: one that waited for the next would keep what that one waits for.
     let (id, recorded) = (destination.id, key.clone());
     run.blocking(move |run| run.ledger.begin_upload(id, &recorded, run.id)).await?;
     let upload = destination.store.begin(key).await?;
-    match send_all(upload.as_ref(), [first, second], &mut parts).await {
+    match send_all(upload.as_ref(), first, &mut parts).await {
         Ok(receipts) => Ok(Way::Parts(upload, receipts)),
         Err(error) => {
             discard(run, destination, key, Way::Parts(upload, Vec::new())).await;
@@ -236,7 +241,7 @@ async fn send_parts(
 
 async fn send_all(
     upload: &dyn Upload,
-    first: [Part; 2],
+    first: Part,
     parts: &mut mpsc::Receiver<Part>,
 ) -> anyhow::Result<Vec<PartReceipt>> {
     let send = |number: u32, part: Part| async move {
@@ -247,9 +252,9 @@ async fn send_all(
     let mut receipts = Vec::new();
     let mut flying = FuturesUnordered::new();
     let mut number = 0;
-    let mut first = first.into_iter();
+    let mut first = Some(first);
     loop {
-        let next = match first.next() {
+        let next = match first.take() {
             Some(part) => Some(part),
             None if flying.len() >= PARTS_IN_FLIGHT => {
                 receipts.push(flying.next().await.expect("parts are in flight")?);
@@ -281,7 +286,9 @@ async fn send_all(
 /// What lies under a key that was taken when we came with an object of this size and digest.
 pub async fn agrees(destination: &Destination, key: &Key, bytes: u64, digest: &Digest) -> Result<bool, StoreError> {
     let found = destination.store.head(key).await?;
-    Ok(found.bytes == bytes && found.digest.is_none_or(|found| found == *digest))
+    // A digest of another kind says nothing: a store may keep the SHA-1 of what is named by its SHA-256.
+    Ok(found.bytes == bytes
+        && found.digest.is_none_or(|found| found.algorithm() != digest.algorithm() || found == *digest))
 }
 
 /// Stores a small object of ours, or finds it there as it should be from a run before.
@@ -299,10 +306,10 @@ pub async fn put_once(destination: &Destination, key: &Key, content: Bytes) -> a
     }
 }
 
-/// Takes away the uploads that earlier runs began at this destination and did not end.
+/// Takes away the uploads that runs began at this destination and did not end. Those of runs under way are theirs.
 pub async fn sweep_uploads(run: &RunContext, destination: &Destination) -> anyhow::Result<()> {
     let id = destination.id;
-    let open = run.blocking(move |run| run.ledger.open_uploads(id, run.id)).await?;
+    let open = run.blocking(move |run| run.ledger.open_uploads(id)).await?;
     for upload in open {
         for unfinished in destination.store.unfinished(upload.key.as_str()).await? {
             destination

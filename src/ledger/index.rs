@@ -1,5 +1,7 @@
 //! What each destination holds, and what the last restore point of each repository there has in it.
 
+use std::collections::BTreeSet;
+
 use anyhow::Context as _;
 use rusqlite::types::{ToSql, ToSqlOutput};
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
@@ -49,7 +51,8 @@ pub struct Series {
     pub last: Option<PointManifest>,
     /// The fingerprint of the documents in that.
     pub documents: Option<String>,
-    /// Whether a copy began and did not end, so that objects may be there which the index does not know.
+    /// Whether a copy began and did not end, so that objects may be there which the index does not know, or the
+    /// destination was listed since, so that objects may be gone which the last restore point has.
     pub under_way: bool,
 }
 
@@ -83,13 +86,15 @@ pub struct Repaired {
 /// What a copy under way will change, in numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ChangeTotals {
-    /// Binaries added.
+    /// Changes recorded.
+    pub lines: u64,
+    /// Binaries that the last restore point does not have.
     pub added: u64,
-    /// Their sizes, added up.
+    /// The sizes that go in, added up.
     pub added_bytes: u64,
     /// Binaries taken away.
     pub removed: u64,
-    /// Their sizes, added up.
+    /// The sizes that go out, added up.
     pub removed_bytes: u64,
 }
 
@@ -176,6 +181,7 @@ impl Ledger {
             Ok(())
         })?;
         transaction.execute("UPDATE destinations SET learned = 1 WHERE id = ?", [destination])?;
+        transaction.execute("UPDATE series SET under_way = 1 WHERE destination = ?", [destination])?;
         transaction.commit().context("record a listing")?;
         Ok(repaired)
     }
@@ -213,24 +219,41 @@ impl Ledger {
     }
 
     /// A copy begins: what an earlier one left half done is forgotten.
-    pub fn begin_copy(&self, series: SeriesId) -> anyhow::Result<()> {
+    ///
+    /// Where the destination was listed since the last one ended, binaries of the last restore point whose objects
+    /// are not there, or not of their size, count as taken away until they are sent again. Says how many.
+    pub fn begin_copy(&self, destination: DestinationId, series: SeriesId) -> anyhow::Result<u64> {
         let mut connection = self.connection();
-        let transaction = connection.transaction()?;
-        transaction.execute("DELETE FROM changes WHERE series = ?", [series])?;
-        transaction.execute("UPDATE series SET under_way = 1 WHERE id = ?", [series])?;
-        transaction.commit().context("record that a copy begins")
+        let mut record = || -> rusqlite::Result<usize> {
+            let transaction = connection.transaction()?;
+            transaction.execute("DELETE FROM changes WHERE series = ?", [series])?;
+            let lost = transaction.execute(
+                "INSERT INTO changes (series, digest, size)
+                 SELECT m.series, m.digest, NULL
+                 FROM members m LEFT JOIN objects o ON o.destination = ?1 AND o.digest = m.digest
+                 WHERE m.series = ?2 AND (o.size IS NULL OR o.size <> m.size)
+                   AND (SELECT under_way FROM series WHERE id = ?2)",
+                params![destination, series],
+            )?;
+            transaction.execute("UPDATE series SET under_way = 1 WHERE id = ?", [series])?;
+            transaction.commit()?;
+            Ok(lost)
+        };
+        Ok(record().context("record that a copy begins")? as u64)
     }
 
-    /// The copy ended without a new restore point, having recorded everything it sent.
-    pub fn end_copy(&self, series: SeriesId) -> anyhow::Result<()> {
+    /// The copy ended without a new restore point, having recorded everything it sent. The fingerprint is that of
+    /// the documents, which are those of the last point.
+    pub fn end_copy(&self, series: SeriesId, documents: Option<&str>) -> anyhow::Result<()> {
         let mut connection = self.connection();
         let transaction = connection.transaction()?;
         transaction.execute("DELETE FROM changes WHERE series = ?", [series])?;
-        transaction.execute("UPDATE series SET under_way = 0 WHERE id = ?", [series])?;
+        transaction
+            .execute("UPDATE series SET under_way = 0, documents = ? WHERE id = ?", params![documents, series])?;
         transaction.commit().context("record that a copy ended")
     }
 
-    /// Records what a copy found out, in one transaction.
+    /// Records what a copy found out, in one transaction. What the last restore point has just so is no change.
     pub fn record_changes(
         &self,
         destination: DestinationId,
@@ -250,6 +273,12 @@ impl Ledger {
                     }
                     Change::Removed(digest) => (digest, None),
                 };
+                if size.is_some() && member(&transaction, series, digest)? == size {
+                    transaction
+                        .prepare_cached("DELETE FROM changes WHERE series = ? AND digest = ?")?
+                        .execute(params![series, digest.as_bytes()])?;
+                    continue;
+                }
                 transaction
                     .prepare_cached("INSERT OR REPLACE INTO changes (series, digest, size) VALUES (?, ?, ?)")?
                     .execute(params![series, digest.as_bytes(), size])?;
@@ -263,17 +292,18 @@ impl Ledger {
     pub fn count_changes(&self, series: SeriesId) -> anyhow::Result<ChangeTotals> {
         self.connection()
             .query_row(
-                "SELECT count(c.size), coalesce(sum(c.size), 0),
-                        count(*) - count(c.size), coalesce(sum(CASE WHEN c.size IS NULL THEN m.size END), 0)
+                "SELECT count(*), count(CASE WHEN m.size IS NULL THEN c.size END), coalesce(sum(c.size), 0),
+                        count(*) - count(c.size), coalesce(sum(m.size), 0)
                  FROM changes c LEFT JOIN members m ON m.series = c.series AND m.digest = c.digest
                  WHERE c.series = ?",
                 [series],
                 |row| {
                     Ok(ChangeTotals {
-                        added: row.get(0)?,
-                        added_bytes: row.get(1)?,
-                        removed: row.get(2)?,
-                        removed_bytes: row.get(3)?,
+                        lines: row.get(0)?,
+                        added: row.get(1)?,
+                        added_bytes: row.get(2)?,
+                        removed: row.get(3)?,
+                        removed_bytes: row.get(4)?,
                     })
                 },
             )
@@ -306,6 +336,21 @@ impl Ledger {
         )
     }
 
+    /// The same without those that the copy under way has recorded a change of, such as those that are lost.
+    pub fn unchanged_members_after(
+        &self,
+        series: SeriesId,
+        after: Option<&Digest>,
+    ) -> anyhow::Result<Vec<(Digest, Option<u64>)>> {
+        self.page(
+            "SELECT digest, size FROM members m WHERE series = ? AND digest > ?
+             AND NOT EXISTS (SELECT 1 FROM changes c WHERE c.series = m.series AND c.digest = m.digest)
+             ORDER BY digest LIMIT ?",
+            series,
+            after,
+        )
+    }
+
     fn page(&self, sql: &str, series: SeriesId, after: Option<&Digest>) -> anyhow::Result<Vec<(Digest, Option<u64>)>> {
         let after = after.map_or(&[][..], Digest::as_bytes);
         self.connection()
@@ -332,6 +377,7 @@ impl Ledger {
             )?;
             transaction.execute("DELETE FROM changes WHERE series = ?", [series])?;
             set_last(&transaction, series, point, documents)?;
+            transaction.execute("UPDATE series SET under_way = 0 WHERE id = ?", [series])?;
             transaction.commit()
         };
         record().context("record the restore point")
@@ -401,16 +447,40 @@ impl Ledger {
         Ok(())
     }
 
-    /// Uploads that were begun by runs other than this one and did not end.
-    pub fn open_uploads(&self, destination: DestinationId, but: RunId) -> anyhow::Result<Vec<OpenUpload>> {
+    /// Uploads that were begun by runs which have ended, and did not end themselves.
+    pub fn open_uploads(&self, destination: DestinationId) -> anyhow::Result<Vec<OpenUpload>> {
         let connection = self.connection();
-        let mut statement = connection.prepare("SELECT key, run FROM uploads WHERE destination = ? AND run <> ?")?;
+        let mut statement = connection.prepare(
+            "SELECT key, run FROM uploads
+             WHERE destination = ? AND run NOT IN (SELECT id FROM runs WHERE outcome IS NULL)",
+        )?;
         let rows = statement
-            .query_map(params![destination, but.get()], |row| Ok((row.get::<_, String>(0)?, RunId::new(row.get(1)?))))?
+            .query_map([destination], |row| Ok((row.get::<_, String>(0)?, RunId::new(row.get(1)?))))?
             .collect::<Result<Vec<_>, _>>()
             .context("read the open uploads")?;
         Ok(rows.into_iter().filter_map(|(key, run)| Key::parse(&key).map(|key| OpenUpload { key, run })).collect())
     }
+
+    /// The keys that runs under way are uploading to.
+    pub fn live_uploads(&self, destination: DestinationId) -> anyhow::Result<BTreeSet<Key>> {
+        let connection = self.connection();
+        let mut statement = connection.prepare(
+            "SELECT key FROM uploads WHERE destination = ? AND run IN (SELECT id FROM runs WHERE outcome IS NULL)",
+        )?;
+        let keys = statement
+            .query_map([destination], |row| row.get::<_, String>(0))?
+            .collect::<Result<Vec<_>, _>>()
+            .context("read the uploads under way")?;
+        Ok(keys.iter().filter_map(|key| Key::parse(key)).collect())
+    }
+}
+
+/// The size of a binary in the last restore point, if that has it.
+fn member(transaction: &Transaction<'_>, series: SeriesId, digest: &Digest) -> rusqlite::Result<Option<u64>> {
+    transaction
+        .prepare_cached("SELECT size FROM members WHERE series = ? AND digest = ?")?
+        .query_row(params![series, digest.as_bytes()], |row| row.get(0))
+        .optional()
 }
 
 fn set_last(
@@ -420,7 +490,7 @@ fn set_last(
     documents: Option<&str>,
 ) -> rusqlite::Result<()> {
     transaction.execute(
-        "UPDATE series SET last = ?, documents = ?, under_way = 0 WHERE id = ?",
+        "UPDATE series SET last = ?, documents = ? WHERE id = ?",
         params![to_json(point), documents, series],
     )?;
     Ok(())

@@ -49,7 +49,7 @@ CREATE TABLE series (              -- the restore points of one repository at on
     repository  TEXT NOT NULL,
     last        TEXT,              -- JSON: the manifest of the last restore point
     documents   TEXT,              -- the fingerprint of the documents in it
-    under_way   INTEGER NOT NULL DEFAULT 0,  -- whether a copy began and did not end
+    under_way   INTEGER NOT NULL DEFAULT 0,  -- whether a copy began and did not end, or a listing came after it
     UNIQUE (destination, repository)
 );
 CREATE TABLE members (             -- the binaries of the last restore point of a series
@@ -92,11 +92,11 @@ CREATE TABLE manifests (           -- manifests at destinations, which never cha
 /// Sets the connection up and brings the tables to this program's version.
 pub(super) fn prepare(connection: &mut Connection) -> anyhow::Result<()> {
     connection.busy_timeout(BUSY_TIMEOUT)?;
+    refuse_newer(connection)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     // NORMAL may lose the last transactions in a power cut, and with them runs that had ended.
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", true)?;
-    refuse_newer(connection)?;
     let version: usize = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     for (done, migration) in MIGRATIONS.iter().enumerate().skip(version) {
         let transaction = connection.transaction()?;

@@ -6,9 +6,11 @@ use std::sync::Arc;
 use futures_util::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 
-use crate::jobs::context::{Cancelled, Clock, Ended, Report, RunContext, is_cancelled};
+use crate::jobs::context::{Clock, Ended, Report, RunContext, is_cancelled};
+use crate::jobs::download::store_error;
 use crate::ledger::Ledger;
 use crate::model::run::{Kind, Outcome, Run, RunId, Trigger};
+use crate::store::ErrorKind;
 
 /// What is to be run, and why.
 #[derive(Clone, Debug)]
@@ -65,12 +67,7 @@ impl Runner {
         // A run that panics has failed; the process and its other runs live.
         let ended = AssertUnwindSafe(work(&context)).catch_unwind().await;
         let ended = ended.unwrap_or_else(|panic| Err(anyhow::anyhow!("internal error: {}", panic_text(&*panic))));
-        // A request that was given up because of the stop looks like a failure of its own.
-        let ended = match ended {
-            Err(_) if context.stop.is_cancelled() => Err(Cancelled.into()),
-            ended => ended,
-        };
-        let (outcome, ended, error) = judge(ended, &report);
+        let (outcome, ended, error) = judge(ended, &report, context.stop.is_cancelled());
         let run = Run {
             id,
             job: job.clone(),
@@ -91,11 +88,15 @@ impl Runner {
     }
 }
 
-fn judge(ended: anyhow::Result<Ended>, report: &Report) -> (Outcome, Ended, Option<String>) {
+fn judge(ended: anyhow::Result<Ended>, report: &Report, stopped: bool) -> (Outcome, Ended, Option<String>) {
     match ended {
         Ok(ended) if report.is_partial() => (Outcome::Partial, ended, None),
         Ok(ended) => (Outcome::Succeeded, ended, None),
         Err(error) if is_cancelled(&error) => (Outcome::Cancelled, Ended::default(), None),
+        // A request that would have been tried again, had the run not been told to stop.
+        Err(error) if stopped && store_error(&error).is_some_and(|error| error.kind == ErrorKind::Unavailable) => {
+            (Outcome::Cancelled, Ended::default(), None)
+        }
         Err(error) => (Outcome::Failed, Ended::default(), Some(format!("{error:#}"))),
     }
 }

@@ -230,8 +230,24 @@ impl ObjectStore for Retrying {
         }
     }
 
+    /// After a try of unknown outcome there may be an upload whose id nobody was told: it is taken away.
     async fn begin(&self, key: &Key) -> Result<Box<dyn Upload>, StoreError> {
-        let inner = self.retry.run(|| self.inner.begin(key)).await?;
+        let mut tries = 0;
+        let inner = self
+            .retry
+            .run(|| {
+                tries += 1;
+                self.inner.begin(key)
+            })
+            .await?;
+        // Who may write and not list cannot look; then it stays until somebody who may does.
+        if tries > 1
+            && let Ok(found) = self.unfinished(key.as_str()).await
+        {
+            for other in found.iter().filter(|other| other.key == *key && **other != inner.unfinished()) {
+                self.abort(other).await?;
+            }
+        }
         Ok(Box::new(RetryingUpload { inner, retry: self.retry.clone() }))
     }
 

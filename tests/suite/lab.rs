@@ -1,10 +1,13 @@
 //! A repository, a state directory and a destination for one test, and the jobs on them.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use flate2::read::GzDecoder;
 use holdfast::jobs::backup::{BackupOrder, backup};
 use holdfast::jobs::catalogue::{self, Restorable};
 use holdfast::jobs::context::{Clock, Destination, Ended, Report, RunContext};
@@ -14,7 +17,9 @@ use holdfast::jobs::source::RepositorySource;
 use holdfast::jobs::verify::{Depth, VerifyOrder, verify};
 use holdfast::ledger::{Ledger, StateLock};
 use holdfast::model::digest::{Algorithm, Digest};
+use holdfast::model::key::Key;
 use holdfast::model::layout::Layout;
+use holdfast::model::point::PointManifest;
 use holdfast::model::run::{Kind, Run, RunId, Trigger};
 use holdfast::repository::binaries::BinaryStore;
 use holdfast::service::runner::{Activation, Runner};
@@ -22,7 +27,10 @@ use holdfast::store::ObjectStore;
 use holdfast::store::memory::MemoryStore;
 use holdfast::store::retry::{RetryPolicy, Retrying};
 use jiff::{SignedDuration, Timestamp};
+use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
+
+use super::conformance::get;
 
 /// What happens while somebody sleeps.
 type WhileAsleep = Box<dyn FnMut() + Send>;
@@ -58,7 +66,7 @@ impl Clock for TestClock {
 
 /// Everything a test of a job needs.
 pub(crate) struct Lab {
-    directory: tempfile::TempDir,
+    directory: TempDir,
     pub(crate) clock: Arc<TestClock>,
     pub(crate) layout: Layout,
     pub(crate) store: Arc<dyn ObjectStore>,
@@ -77,10 +85,16 @@ impl Lab {
 
     /// The same with another destination.
     pub(crate) fn with_store(store: Arc<dyn ObjectStore>) -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        Self::prepared(store, |_| {})
+    }
+
+    /// The same after something was done to the directory of the test, before the ledger is made in `state`.
+    pub(crate) fn prepared(store: Arc<dyn ObjectStore>, prepare: impl FnOnce(&Path)) -> Self {
+        let directory = directory();
         for name in ["binaries", "state", "documents"] {
             std::fs::create_dir(directory.path().join(name)).unwrap();
         }
+        prepare(directory.path());
         let clock = Arc::new(TestClock {
             now: Mutex::new("2100-01-01T00:00:00Z".parse().unwrap()),
             while_asleep: Mutex::new(None),
@@ -104,6 +118,11 @@ impl Lab {
     /// A path in the test's own directory.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
+    }
+
+    /// Sets the clock.
+    pub(crate) fn set_clock(&self, now: &str) {
+        *self.clock.now.lock().unwrap() = now.parse().unwrap();
     }
 
     /// Sets what happens whenever a job sleeps.
@@ -138,10 +157,8 @@ impl Lab {
 
     /// Writes documents with these ids as a ModeShape backup would have them.
     pub(crate) fn write_documents(&mut self, ids: &[&str]) {
-        let lines: String = ids
-            .iter()
-            .map(|id| format!("{{ \"metadata\" : {{ \"id\" : \"{id}\" }} , \"content\" : {{ }} }}\n"))
-            .collect();
+        let line = |id| format!("{{ \"metadata\" : {{ \"id\" : \"{id}\" }} , \"content\" : {{ }} }}\n");
+        let lines = ids.iter().map(line).collect::<Vec<_>>().concat();
         std::fs::write(self.path("documents/documents_000001.bin"), lines).unwrap();
         self.with_documents = true;
     }
@@ -162,7 +179,7 @@ impl Lab {
     /// Closes the ledger, does something to the state directory, and opens it again.
     pub(crate) fn reopen(&mut self, meanwhile: impl FnOnce()) -> Option<holdfast::ledger::SetAside> {
         let lock = self.lock.take().unwrap();
-        let elsewhere = tempfile::tempdir().unwrap();
+        let elsewhere = directory();
         let spare = StateLock::take(elsewhere.path(), "test").unwrap();
         self.runner.ledger = Arc::new(Ledger::open(&spare).unwrap().0);
         meanwhile();
@@ -196,11 +213,20 @@ impl Lab {
         kind: Kind,
         work: impl AsyncFnOnce(&RunContext, Destination) -> anyhow::Result<Ended>,
     ) -> Run {
+        self.try_run(job, kind, work).await.unwrap()
+    }
+
+    async fn try_run(
+        &self,
+        job: &str,
+        kind: Kind,
+        work: impl AsyncFnOnce(&RunContext, Destination) -> anyhow::Result<Ended>,
+    ) -> anyhow::Result<Run> {
         let report = Arc::new(Report::default());
         let activation = Activation { job: job.to_owned(), kind, trigger: Trigger::Request };
         let destination = self.destination(&report);
         let work = async |run: &RunContext| work(run, destination).await;
-        self.runner.run(&activation, self.stop.clone(), report, work).await.unwrap()
+        self.runner.run(&activation, self.stop.clone(), report, work).await
     }
 
     /// Runs a copy.
@@ -210,11 +236,77 @@ impl Lab {
 
     /// Runs a copy, with `--full` or without.
     pub(crate) async fn copy_with(&self, full: bool) -> Run {
+        self.try_copy(full).await.unwrap()
+    }
+
+    /// Runs a copy; the error is that of the record of the run.
+    pub(crate) async fn try_copy(&self, full: bool) -> anyhow::Result<Run> {
         let source = self.source();
-        self.run("copy.main", Kind::Copy, async |run, destination| {
+        self.try_run("copy.main", Kind::Copy, async |run, destination| {
             copy(run, &CopyOrder { source, destination, parallel: 8, settle: Duration::from_secs(2), full }).await
         })
         .await
+    }
+
+    /// The manifest of a restore point, as it lies at the destination.
+    pub(crate) async fn manifest(&self, point: &str) -> PointManifest {
+        let key = Key::parse(&format!("points/{point}/point.json")).unwrap();
+        serde_json::from_slice(&get(self.store.as_ref(), &key).await).unwrap()
+    }
+
+    /// The binaries of a restore point with their sizes, read from its lists as `docs/format.md` says.
+    pub(crate) async fn listed(&self, point: &str) -> BTreeMap<Digest, u64> {
+        let mut listed = BTreeMap::new();
+        for list in self.manifest(point).await.lists {
+            let packed = get(self.store.as_ref(), &list.key).await;
+            assert_eq!((sha1(&packed), packed.len() as u64), (list.sha1, list.bytes), "{}", list.key);
+            let mut text = String::new();
+            GzDecoder::new(&packed[..]).read_to_string(&mut text).unwrap();
+            for line in text.lines() {
+                match line.split(' ').collect::<Vec<_>>()[..] {
+                    ["+", digest, bytes] => listed.insert(digest.parse().unwrap(), bytes.parse().unwrap()),
+                    ["-", digest] => listed.remove(&digest.parse().unwrap()),
+                    _ => panic!("{line}"),
+                };
+            }
+        }
+        listed
+    }
+
+    /// Checks every restore point that has a manifest: whatever it names lies at the destination as it says.
+    pub(crate) async fn check_points(&self) {
+        let mut sound = BTreeSet::new();
+        for name in self.keys("points/").await {
+            let Some(point) = name.strip_suffix("/point.json").and_then(|name| name.strip_prefix("points/")) else {
+                continue;
+            };
+            let (manifest, listed) = (self.manifest(point).await, self.listed(point).await);
+            let totals = (listed.len() as u64, listed.values().sum::<u64>());
+            assert_eq!((manifest.binaries, manifest.bytes), totals, "{point}");
+            for (digest, bytes) in listed {
+                if sound.insert(digest) {
+                    let content = get(self.store.as_ref(), &Key::binary(&digest)).await;
+                    assert!(digest.matches(&content) && content.len() as u64 == bytes, "{point}: {digest}");
+                }
+            }
+            for file in manifest.documents.files {
+                assert_eq!(sha1(&get(self.store.as_ref(), &file.key.unwrap()).await), file.sha1, "{point}");
+            }
+            for record in manifest.records {
+                assert_eq!(sha1(&get(self.store.as_ref(), &record.key.unwrap()).await), record.sha1, "{point}");
+            }
+        }
+    }
+
+    /// What is in the repository, as a restore point should list it.
+    pub(crate) fn expected(&self) -> BTreeMap<Digest, u64> {
+        let files = self.snapshot().into_iter();
+        files
+            .filter_map(|(path, content)| {
+                let digest = Digest::from_name(path.file_name()?.as_encoded_bytes())?;
+                Some((digest, content.len() as u64))
+            })
+            .collect()
     }
 
     /// Runs a backup.
@@ -281,18 +373,27 @@ impl Lab {
 
     /// The keys at the destination that begin with `prefix`.
     pub(crate) async fn keys(&self, prefix: &str) -> Vec<String> {
-        super::conformance::list_all(self.store.as_ref(), prefix).await.into_iter().map(|(key, _)| key).collect()
+        super::conformance::list_all(self.store.as_ref(), prefix).await.into_keys().collect()
     }
 
     /// Every file of the repository's binary store by path, with its content.
-    pub(crate) fn snapshot(&self) -> std::collections::BTreeMap<PathBuf, Vec<u8>> {
+    pub(crate) fn snapshot(&self) -> BTreeMap<PathBuf, Vec<u8>> {
         files_below(&self.path("binaries"))
     }
 }
 
+/// A directory in memory where there is room for one: the ledger waits for its disk at every transaction.
+fn directory() -> TempDir {
+    const ROOM: u64 = 1 << 30;
+    let memory = "/dev/shm";
+    let roomy = rustix::fs::statvfs(memory).is_ok_and(|found| found.f_bavail * found.f_frsize > ROOM);
+    let in_memory = roomy.then(|| tempfile::tempdir_in(memory).ok()).flatten();
+    in_memory.unwrap_or_else(|| tempfile::tempdir().unwrap())
+}
+
 /// Every file below a directory by its path there, with its content.
-pub(crate) fn files_below(root: &Path) -> std::collections::BTreeMap<PathBuf, Vec<u8>> {
-    let mut files = std::collections::BTreeMap::new();
+pub(crate) fn files_below(root: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut files = BTreeMap::new();
     let mut directories = vec![root.to_owned()];
     while let Some(directory) = directories.pop() {
         for entry in std::fs::read_dir(&directory).unwrap() {
@@ -311,4 +412,19 @@ pub(crate) fn files_below(root: &Path) -> std::collections::BTreeMap<PathBuf, Ve
 /// The SHA-1 of some content.
 pub(crate) fn sha1(content: &[u8]) -> Digest {
     Digest::of(Algorithm::Sha1, content)
+}
+
+/// Runs a test on a thread of its own, as a user who has no more rights than the permissions of files give.
+pub(crate) fn as_nobody(test: impl Future<Output = ()> + Send + 'static) {
+    let thread = std::thread::spawn(move || {
+        if rustix::process::geteuid().is_root() {
+            // Only this thread, and those that it starts.
+            let nobody = rustix::process::Uid::from_raw(65534);
+            rustix::thread::set_thread_res_uid(nobody, nobody, nobody).unwrap();
+        }
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test);
+    });
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
 }

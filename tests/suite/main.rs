@@ -4,13 +4,17 @@
 #![allow(clippy::print_stderr, reason = "cargo shows it when the test fails or when asked")]
 
 mod architecture;
+mod binary_store;
 mod command_line;
 mod configuration;
 mod conformance;
+mod copy;
 mod demo;
 mod directory_store;
 mod documents;
+mod faulty;
 mod lab;
+mod ledger;
 mod s3_faults;
 mod s3_memory;
 mod s3_memory_tests;
