@@ -56,9 +56,9 @@ pub async fn backup(run: &RunContext, order: &BackupOrder) -> anyhow::Result<End
     sweep_uploads(run, &order.destination).await?;
     let archive = resume_or_begin(run, order).await?;
     // Whatever the documents name now is on disk already, so the binaries are looked at after them.
-    let documents = open_documents(run, order, archive.head_done).await?;
+    let documents = open_documents(run, order, archive.head_volumes.is_some()).await?;
     let survey = survey(run, order).await?;
-    let archive = write_volumes(run, order, archive, documents, survey).await?;
+    let archive = if archive.ended { archive } else { write_volumes(run, order, archive, documents, survey).await? };
     run.go_on()?;
     finish(run, order, archive).await
 }
@@ -79,9 +79,10 @@ async fn resume_or_begin(run: &RunContext, order: &BackupOrder) -> anyhow::Resul
         repository: identity(order),
         documents: DocumentSet::default(),
         records: Vec::new(),
-        head_done: false,
+        head_volumes: None,
         volumes: Vec::new(),
         completing: None,
+        ended: false,
         complete: true,
     };
     record(run, order, &archive).await?;
@@ -104,6 +105,7 @@ async fn resumable(
     }
     // A crash during the last request of a volume leaves it there, or not.
     archive.volumes.extend(archive.completing.take());
+    let recorded = archive.volumes.len();
     let mut there = Vec::new();
     for volume in archive.volumes {
         match agrees(&order.destination, &volume.key, volume.bytes, &volume.sha1).await {
@@ -114,8 +116,9 @@ async fn resumable(
         }
     }
     archive.volumes = there;
+    archive.ended &= archive.volumes.len() == recorded;
     // Documents and records are not worth a reading in the middle: they are in the first volumes, all or none.
-    let begun = !archive.volumes.is_empty() && archive.head_done;
+    let begun = archive.head_volumes.is_some_and(|head| head <= archive.volumes.len());
     Ok(begun.then_some(archive))
 }
 
@@ -138,7 +141,7 @@ async fn write_volumes(
     run.report.phase(format!("writing {}.zip", archive.name), "bytes", Some(survey.bytes));
     run.report.advance(archive.volumes.iter().map(|volume| volume.binary_bytes).sum());
 
-    let records = if archive.head_done { Vec::new() } else { survey.records.clone() };
+    let records = if archive.head_volumes.is_some() { Vec::new() } else { survey.records.clone() };
     let fed_documents = feed_documents(run, documents, documents_to);
     let fed_binaries = feed_binaries(run, order, survey, after, binaries_to);
     let written = async {
@@ -194,7 +197,10 @@ async fn write_one(
     archive.documents.files.extend(ended.documents.files.iter().cloned());
     archive.documents.damaged = archive.documents.damaged.or_else(|| ended.documents.damaged.clone());
     archive.records.extend(ended.records.iter().cloned());
-    archive.head_done |= ended.head_done;
+    if ended.head_done && archive.head_volumes.is_none() {
+        archive.head_volumes = Some(archive.volumes.len() + 1);
+    }
+    archive.ended = ended.rest.is_none();
     archive.complete &= !run.report.is_partial();
     archive.completing = Some(volume.clone());
     record(run, order, &archive).await?;

@@ -24,12 +24,14 @@ pub struct ArchiveUnderWay {
     pub documents: DocumentSet,
     /// The records in the volumes.
     pub records: Vec<RecordFile>,
-    /// Whether all documents and records are in them.
-    pub head_done: bool,
+    /// In how many volumes from the first all documents and records are; none while some are still to be written.
+    pub head_volumes: Option<usize>,
     /// The volumes.
     pub volumes: Vec<Volume>,
     /// A volume that is being completed: after a crash it is there, or it is not.
     pub completing: Option<Volume>,
+    /// Whether the last of the volumes, or the one that is being completed, is the last of the archive.
+    pub ended: bool,
     /// Whether nothing had to be left out so far.
     pub complete: bool,
 }
