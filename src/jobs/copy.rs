@@ -3,6 +3,8 @@
 //! Documents are read first, then the store is walked; what the last restore point has is passed over by its name
 //! alone. Everything sent is recorded in the ledger as it is answered, and the restore point is written last.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::bail;
@@ -201,18 +203,19 @@ impl Dispatch<'_> {
         changes: mpsc::Sender<Change>,
     ) -> anyhow::Result<()> {
         let mut tasks = JoinSet::new();
-        let mut looked_for = if self.under_way { LOOKED_FOR } else { 0 };
+        let looked_for = Arc::new(AtomicUsize::new(if self.under_way { LOOKED_FOR } else { 0 }));
         while let Some(digest) = candidates.recv().await {
             run.go_on()?;
             let sender = self.sender.clone();
-            let (destination, ledger) = (self.order.destination.id, std::sync::Arc::clone(&run.ledger));
-            let perhaps = looked_for > 0;
-            looked_for = looked_for.saturating_sub(1);
+            let (destination, ledger) = (self.order.destination.id, Arc::clone(&run.ledger));
+            let looked_for = Arc::clone(&looked_for);
             tasks.spawn(async move {
-                let indexed = ledger.object(destination, &digest)?;
-                let known = match indexed {
+                // Those that the index has were recorded: only the others could have been sent without a record.
+                let perhaps =
+                    || looked_for.try_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok();
+                let known = match ledger.object(destination, &digest)? {
                     Some(bytes) => Known::Indexed(bytes),
-                    None if perhaps => Known::Perhaps,
+                    None if perhaps() => Known::Perhaps,
                     None => Known::Nothing,
                 };
                 anyhow::Ok((digest, sender.send(digest, known).await?))
@@ -296,13 +299,13 @@ async fn classify(
     run: &RunContext,
     order: &CopyOrder,
     series: &Series,
-    suspects: &std::sync::Arc<Suspects>,
+    suspects: &Arc<Suspects>,
 ) -> anyhow::Result<()> {
     if !suspects.any() {
         return Ok(());
     }
     let root = source::store_name(&order.source.binaries);
-    let (series, suspects) = (series.id, std::sync::Arc::clone(suspects));
+    let (series, suspects) = (series.id, Arc::clone(suspects));
     run.blocking(move |run| {
         let mut recorder = SidecarRecorder::new(run, root);
         let mut members = Cursor::new(|after: Option<&Digest>| run.ledger.members_after(series, after), |row| row.0);
