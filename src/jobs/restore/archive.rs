@@ -12,7 +12,9 @@ use super::staging::Staging;
 use crate::jobs::context::{Destination, RunContext};
 use crate::jobs::download::{BlockingDownload, Expected, fetch_checked};
 use crate::jobs::zip::{DirectoryEntry, Entry, Reader, read_single};
+use crate::ledger::{Listed, Scratch};
 use crate::model::archive::{ArchiveManifest, EntryName, Volume};
+use crate::model::digest::Digest;
 use crate::store::ByteRange;
 
 /// A volume is fetched whole when at least one part in this many of its binaries' bytes is needed.
@@ -29,43 +31,77 @@ struct Needed {
     bytes: u64,
 }
 
+/// What is to be taken out of the volumes.
+#[derive(Debug)]
+struct Wanted {
+    comparison: Comparison,
+    /// The binaries that an earlier try staged.
+    waiting: Scratch,
+}
+
+impl Wanted {
+    /// The binary of this digest, if it is to be taken.
+    fn binary(&self, digest: &Digest) -> anyhow::Result<Option<Listed>> {
+        if self.waiting.get(digest)?.is_some() { Ok(None) } else { self.comparison.fetch.get(digest) }
+    }
+
+    /// Whether this entry, which is no binary, is to be taken.
+    fn head(&self, name: &EntryName) -> bool {
+        match name {
+            EntryName::Documents(_) => self.comparison.documents,
+            EntryName::Record(_) => self.comparison.records,
+            EntryName::Binary(_) | EntryName::DamagedDocuments | EntryName::ChangesSummary => false,
+        }
+    }
+}
+
 /// Fetches binaries, documents and records of an archive.
 pub(super) async fn bring_archive(
     run: &RunContext,
     destination: &Destination,
     archive: &ArchiveManifest,
-    mut comparison: Comparison,
+    comparison: Comparison,
     staging: &Staging,
 ) -> anyhow::Result<Comparison> {
     staging.make_places()?;
     let volumes = archive.volumes.len();
-    let (needed, back) = run
-        .blocking(move |_| {
-            let mut needed = vec![Needed::default(); volumes];
-            comparison.fetch.each(|binary| {
-                let volume = usize::try_from(binary.mark).ok().and_then(|number| needed.get_mut(number));
-                let volume = volume.context("find the volume of a binary")?;
-                volume.binaries += 1;
-                volume.bytes += binary.bytes.unwrap_or_default();
-                Ok(())
-            })?;
-            Ok((needed, comparison))
+    let (needed, waiting, back) = run
+        .blocking({
+            let staging = staging.paths();
+            move |run| {
+                let mut needed = vec![Needed::default(); volumes];
+                let waiting = run.ledger.scratch()?;
+                comparison.fetch.each(|binary| {
+                    run.go_on()?;
+                    if staging.has(&binary.digest)? {
+                        run.report.count(|counts| counts.staged += 1);
+                        run.report.advance(binary.bytes.unwrap_or_default());
+                        return waiting.put(binary);
+                    }
+                    let volume = usize::try_from(binary.mark).ok().and_then(|number| needed.get_mut(number));
+                    let volume = volume.context("find the volume of a binary")?;
+                    volume.binaries += 1;
+                    volume.bytes += binary.bytes.unwrap_or_default();
+                    Ok(())
+                })?;
+                Ok((needed, waiting, comparison))
+            }
         })
         .await?;
-    comparison = back;
-    let head = comparison.documents || comparison.records;
+    let mut wanted = Wanted { comparison: back, waiting };
+    let head = wanted.comparison.documents || wanted.comparison.records;
     for (number, (volume, needed)) in archive.volumes.iter().zip(needed).enumerate() {
         run.go_on()?;
         let most = needed.binaries > 0 && needed.bytes * WHOLE_WHEN_ONE_IN >= volume.binary_bytes;
         if most {
-            comparison = stream_volume(run, destination, archive, volume, comparison, staging).await?;
+            wanted = stream_volume(run, destination, archive, volume, wanted, staging).await?;
         } else if needed.binaries > 0 || head {
-            comparison = pick_entries(run, destination, archive, volume, number, comparison, staging).await?;
+            wanted = pick_entries(run, destination, archive, volume, number, wanted, staging).await?;
         }
     }
     run.blocking(move |run| {
-        check_all_staged(run, &comparison)?;
-        Ok(comparison)
+        check_all_staged(run, &wanted.comparison)?;
+        Ok(wanted.comparison)
     })
     .await
 }
@@ -86,9 +122,9 @@ async fn stream_volume(
     destination: &Destination,
     archive: &ArchiveManifest,
     volume: &Volume,
-    comparison: Comparison,
+    wanted: Wanted,
     staging: &Staging,
-) -> anyhow::Result<Comparison> {
+) -> anyhow::Result<Wanted> {
     let expected = Expected { bytes: volume.bytes, digest: volume.sha1 };
     let (archive, staging) = (archive.clone(), staging.paths());
     let largest = volume.binary_bytes.max(1 << 30);
@@ -96,9 +132,9 @@ async fn stream_volume(
         let mut zip = Reader::new(reader).with_limit(largest);
         while let Some(mut entry) = zip.next()? {
             run.go_on()?;
-            take_entry(run, &archive, &comparison, &staging, &mut entry)?;
+            take_entry(run, &archive, &wanted, &staging, &mut entry)?;
         }
-        Ok(comparison)
+        Ok(wanted)
     })
     .await
     .with_context(|| format!("read the volume `{}`", volume.key))
@@ -107,35 +143,23 @@ async fn stream_volume(
 fn take_entry<R: std::io::Read>(
     run: &RunContext,
     archive: &ArchiveManifest,
-    comparison: &Comparison,
+    wanted: &Wanted,
     staging: &Staging,
     entry: &mut Entry<'_, R>,
 ) -> anyhow::Result<()> {
     let name = entry.name().clone();
     if let EntryName::Binary(digest) = name {
-        if comparison.fetch.get(&digest)?.is_none() {
-            return Ok(());
-        }
-        if staging.has(&digest)? {
-            run.report.count(|counts| counts.staged += 1);
+        if wanted.binary(&digest)?.is_none() {
             return Ok(());
         }
         return stage_from_archive(run, staging, &digest, entry);
     }
-    if is_wanted(&name, comparison) {
+    if wanted.head(&name) {
         let mut content = Vec::new();
         entry.read_to_end(&mut content)?;
         take_head(run, archive, staging, &name, &content)?;
     }
     Ok(())
-}
-
-fn is_wanted(name: &EntryName, comparison: &Comparison) -> bool {
-    match name {
-        EntryName::Documents(_) => comparison.documents,
-        EntryName::Record(_) => comparison.records,
-        EntryName::Binary(_) | EntryName::DamagedDocuments | EntryName::ChangesSummary => false,
-    }
 }
 
 fn take_head(
@@ -161,21 +185,19 @@ async fn pick_entries(
     archive: &ArchiveManifest,
     volume: &Volume,
     number: usize,
-    comparison: Comparison,
+    wanted: Wanted,
     staging: &Staging,
-) -> anyhow::Result<Comparison> {
+) -> anyhow::Result<Wanted> {
     let mark = i64::try_from(number).context("count volumes")?;
     let (to, mut from) = tokio::sync::mpsc::channel::<Vec<DirectoryEntry>>(1);
-    let state = (comparison, Vec::new());
+    let state = (wanted, Vec::new());
     let reading = async {
-        let (comparison, rest) = each_entry(run, destination, volume, state, {
+        let (wanted, rest) = each_entry(run, destination, volume, state, {
             let to = to.clone();
-            move |(comparison, gathered): &mut (Comparison, Vec<DirectoryEntry>), entry| {
+            move |(wanted, gathered): &mut (Wanted, Vec<DirectoryEntry>), entry| {
                 let needed = match &entry.name {
-                    EntryName::Binary(digest) => {
-                        comparison.fetch.get(digest)?.is_some_and(|binary| binary.mark == mark)
-                    }
-                    other => is_wanted(other, comparison),
+                    EntryName::Binary(digest) => wanted.binary(digest)?.is_some_and(|binary| binary.mark == mark),
+                    other => wanted.head(other),
                 };
                 if needed {
                     gathered.push(entry);
@@ -189,7 +211,7 @@ async fn pick_entries(
         .await?;
         to.send(rest).await.context("hand entries on")?;
         drop(to);
-        anyhow::Ok(comparison)
+        anyhow::Ok(wanted)
     };
     let fetching = async {
         while let Some(entries) = from.recv().await {
@@ -197,9 +219,9 @@ async fn pick_entries(
         }
         anyhow::Ok(())
     };
-    let (comparison, fetched) = tokio::join!(reading, fetching);
+    let (wanted, fetched) = tokio::join!(reading, fetching);
     fetched?;
-    comparison
+    wanted
 }
 
 async fn fetch_entries(
@@ -225,10 +247,6 @@ async fn fetch_entries(
                 let mut content = read_single(&entry, BlockingDownload::new(download))
                     .with_context(|| format!("read `{}` in `{key}`", entry.name))?;
                 if let EntryName::Binary(digest) = &entry.name {
-                    if staging.has(digest)? {
-                        run.report.count(|counts| counts.staged += 1);
-                        return Ok(());
-                    }
                     return stage_from_archive(run, &staging, digest, &mut content);
                 }
                 let mut whole = Vec::new();
