@@ -401,6 +401,14 @@ impl Ledger {
         Ok(())
     }
 
+    /// Whether an upload is recorded that did not end.
+    pub fn has_upload(&self, destination: DestinationId, key: &Key) -> anyhow::Result<bool> {
+        self.connection()
+            .prepare_cached("SELECT EXISTS (SELECT 1 FROM uploads WHERE destination = ? AND key = ?)")?
+            .query_row(params![destination, key.as_str()], |row| row.get(0))
+            .context("read the open uploads")
+    }
+
     /// Uploads that were begun by runs other than this one and did not end.
     pub fn open_uploads(&self, destination: DestinationId, but: RunId) -> anyhow::Result<Vec<OpenUpload>> {
         let connection = self.connection();
