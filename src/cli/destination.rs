@@ -12,10 +12,12 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{self, Credentials, Place, S3Place};
 use crate::jobs::context::{Destination, Report};
 use crate::ledger::{DestinationId, Ledger};
+use crate::model::key::Key;
+use crate::model::run::RunId;
 use crate::store::directory::DirectoryStore;
 use crate::store::retry::{RetryPolicy, Retrying};
 use crate::store::s3::{S3Credentials, S3Settings, S3Store, TimeOuts};
-use crate::store::{Capabilities, ErrorKind, ObjectStore};
+use crate::store::{Capabilities, ErrorKind, ObjectStore, StoreError};
 
 /// systemd hands secrets over here, and looks after who may read them.
 const SYSTEMD_CREDENTIALS: &str = "/run/credentials/";
@@ -53,14 +55,14 @@ pub(super) async fn open(
         capabilities
     } else {
         let store = around(door.open(Capabilities::NONE).await?, RetryPolicy::default(), report, Some(stop));
-        match store.probe().await {
+        match try_out(&*store, ledger, id).await {
             Ok(found) => {
                 ledger.record_capabilities(id, &serde_json::to_string(&found)?)?;
                 found
             }
             // To try things out one must write. Who may only read can restore all the same.
-            Err(error) if error.kind == ErrorKind::Denied && purpose == Purpose::Read => Capabilities::NONE,
-            Err(error) => return Err(error.into()),
+            Err(error) if is_denied(&error) && purpose == Purpose::Read => Capabilities::NONE,
+            Err(error) => return Err(error),
         }
     };
     let store = around(door.open(capabilities).await?, RetryPolicy::default(), report, Some(stop));
@@ -85,10 +87,31 @@ pub(super) async fn open_to_look(
     Ok(Destination { name: destination.name.clone(), id: id.unwrap_or(DestinationId::UNKNOWN), store })
 }
 
-/// Tries out what a destination can do, for somebody who waits.
-pub(super) async fn probe(destination: &config::Destination) -> anyhow::Result<Capabilities> {
+/// Tries out what a destination can do, for somebody who waits; on record if there is a ledger to write to.
+pub(super) async fn probe(destination: &config::Destination, ledger: Option<&Ledger>) -> anyhow::Result<Capabilities> {
     let store = Door::prepare(destination, Purpose::Read).await?.open(Capabilities::NONE).await?;
-    Ok(Retrying::new(store, IMPATIENT).probe().await?)
+    let store = Retrying::new(store, IMPATIENT);
+    match ledger {
+        Some(ledger) => try_out(&store, ledger, ledger.destination(&destination.place.to_string())?).await,
+        None => Ok(store.probe().await?),
+    }
+}
+
+/// Tries out what a store can do. That is recorded before it begins and until it ends, like every upload: if we are
+/// killed meanwhile, the next run takes away what the trial had begun.
+async fn try_out(store: &dyn ObjectStore, ledger: &Ledger, id: DestinationId) -> anyhow::Result<Capabilities> {
+    let probes = Key::probes();
+    let left_over = ledger.has_upload(id, &probes)?;
+    ledger.begin_upload(id, &probes, RunId::new(0))?;
+    let found = store.probe().await?;
+    if !left_over {
+        ledger.end_upload(id, &probes)?;
+    }
+    Ok(found)
+}
+
+fn is_denied(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<StoreError>().is_some_and(|error| error.kind == ErrorKind::Denied)
 }
 
 fn around(

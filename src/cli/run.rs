@@ -57,7 +57,7 @@ pub(super) async fn run_copy(
         settle: job.settle,
         full,
     };
-    copy(run, &order).await
+    Box::pin(copy(run, &order)).await
 }
 
 /// Backs up as the job says.
@@ -74,5 +74,5 @@ pub(super) async fn run_backup(
         volume_bytes: job.volume_bytes,
         settle: job.settle,
     };
-    backup(run, &order).await
+    Box::pin(backup(run, &order)).await
 }

@@ -447,6 +447,14 @@ impl Ledger {
         Ok(())
     }
 
+    /// Whether an upload is recorded that did not end.
+    pub fn has_upload(&self, destination: DestinationId, key: &Key) -> anyhow::Result<bool> {
+        self.connection()
+            .prepare_cached("SELECT EXISTS (SELECT 1 FROM uploads WHERE destination = ? AND key = ?)")?
+            .query_row(params![destination, key.as_str()], |row| row.get(0))
+            .context("read the open uploads")
+    }
+
     /// Uploads that were begun by runs which have ended, and did not end themselves.
     pub fn open_uploads(&self, destination: DestinationId) -> anyhow::Result<Vec<OpenUpload>> {
         let connection = self.connection();

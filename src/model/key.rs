@@ -51,6 +51,11 @@ impl Key {
         Self(format!("{PROBES}{name}"))
     }
 
+    /// What the keys of all such objects begin with, for uploads to be looked for below it.
+    pub fn probes() -> Self {
+        Self(PROBES.trim_end_matches('/').to_owned())
+    }
+
     /// The key with this text, unless a part of it is empty, `.` or `..`, or it has a control character.
     pub fn parse(text: &str) -> Option<Self> {
         let sound = text.len() <= 1024

@@ -18,7 +18,7 @@ pub(super) async fn check(findings: &mut Findings, destination: &Destination, ke
     {
         return missing_directory(findings, &subject, path);
     }
-    let found = match probe(destination).await {
+    let found = match probe(destination, kept.map(|kept| &kept.ledger)).await {
         Ok(found) => found,
         Err(error) => return findings.failure(&subject, &error),
     };

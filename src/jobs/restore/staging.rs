@@ -62,7 +62,7 @@ impl Staging {
         // Where a ledger was lost, an earlier run may have had the same number.
         let plain = format!(".holdfast-quarantine-{name}-{run}");
         let quarantine = std::iter::once(plain.clone())
-            .chain((2_u32..).map(|number| format!("{plain}.{number}")))
+            .chain((2_u32..=u32::MAX).map(|number| format!("{plain}.{number}")))
             .map(|name| home.join(name))
             .find(|path| path.symlink_metadata().is_err())
             .expect("the numbers do not end before the free names do");
