@@ -18,7 +18,7 @@ use super::send::{Sender, Sent};
 use super::sidecars::{SidecarRecorder, Suspects};
 use super::source::{self, Head, RepositorySource};
 use super::upload::{put_once, sweep_uploads};
-use crate::ledger::{Change, Series};
+use crate::ledger::{Change, DestinationId, Series, SeriesId};
 use crate::model::digest::Digest;
 use crate::model::key::Key;
 use crate::model::point::{FORMAT, PointManifest, PointName};
@@ -102,7 +102,12 @@ async fn bring_binaries(run: &RunContext, order: &CopyOrder, series: &Series) ->
     let suspects = Suspects::new(run, store.layout())?;
     let (candidates_to, candidates) = mpsc::channel(CANDIDATES_AHEAD);
     let (changes_to, changes) = mpsc::channel(CHANGES_AHEAD);
-    let scan = Scan { series: series.id, candidates: candidates_to, changes: changes_to.clone() };
+    let scan = Scan {
+        destination: order.destination.id,
+        series: series.id,
+        candidates: candidates_to,
+        changes: changes_to.clone(),
+    };
     let scanned = {
         let store = store.clone();
         run.blocking(move |run| scan.run(run, &store))
@@ -129,10 +134,14 @@ async fn bring_binaries(run: &RunContext, order: &CopyOrder, series: &Series) ->
     Ok(beside)
 }
 
+/// A binary that the last restore point does not have, and its size at the destination where the index knows it.
+type Candidate = (Digest, Option<u64>);
+
 /// The walk, merged with what the last restore point has.
 struct Scan {
-    series: crate::ledger::SeriesId,
-    candidates: mpsc::Sender<Digest>,
+    destination: DestinationId,
+    series: SeriesId,
+    candidates: mpsc::Sender<Candidate>,
     changes: mpsc::Sender<Change>,
 }
 
@@ -162,7 +171,9 @@ impl Scan {
                             known_sidecars += 1;
                             continue;
                         }
-                        self.candidates.blocking_send(*digest).map_err(|_| Cancelled)?;
+                        // Asked here, where waiting for the ledger's writer holds up nobody else.
+                        let indexed = run.ledger.object(self.destination, digest)?;
+                        self.candidates.blocking_send((*digest, indexed)).map_err(|_| Cancelled)?;
                     }
                     let examined = batch.len() as u64;
                     run.report.count(|counts| {
@@ -206,19 +217,15 @@ impl Dispatch<'_> {
     async fn run(
         &self,
         run: &RunContext,
-        mut candidates: mpsc::Receiver<Digest>,
+        mut candidates: mpsc::Receiver<Candidate>,
         changes: mpsc::Sender<Change>,
     ) -> anyhow::Result<()> {
         let mut tasks = JoinSet::new();
-        while let Some(digest) = candidates.recv().await
+        while let Some((digest, indexed)) = candidates.recv().await
             && !run.stop.is_cancelled()
         {
             let sender = self.sender.clone();
-            let (destination, ledger) = (self.order.destination.id, std::sync::Arc::clone(&run.ledger));
-            tasks.spawn(async move {
-                let indexed = ledger.object(destination, &digest)?;
-                anyhow::Ok((digest, sender.send(digest, indexed).await?))
-            });
+            tasks.spawn(async move { anyhow::Ok((digest, sender.send(digest, indexed).await?)) });
             while tasks.len() >= self.order.parallel {
                 self.take(run, tasks.join_next().await.expect("tasks are under way"), &changes).await?;
             }

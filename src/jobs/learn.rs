@@ -48,7 +48,14 @@ pub async fn learn_objects(run: &RunContext, destination: &Destination) -> anyho
 /// Aborts what lies unfinished below our prefix and is of no run under way. One prefix belongs to one state
 /// directory, whose lock we hold, so it can only be left over.
 async fn sweep_unknown_uploads(run: &RunContext, destination: &Destination) -> anyhow::Result<()> {
-    let found = destination.store.unfinished("").await?;
+    let found = match destination.store.unfinished("").await {
+        // Without the right to list uploads, those that the ledger knows of are all we can take away.
+        Err(error) if error.kind == ErrorKind::Denied => {
+            run.report.notice("upload", destination.name.clone(), format!("{error}"));
+            return Ok(());
+        }
+        found => found?,
+    };
     let id = destination.id;
     // Asked for after the listing: an upload is recorded before it begins.
     let live = run.blocking(move |run| run.ledger.live_uploads(id)).await?;

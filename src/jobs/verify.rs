@@ -220,6 +220,7 @@ async fn check_binary(
         run.go_on()?;
         let found = found?;
         anyhow::ensure!(found == digest, "its content has the digest {found}");
+        run.report.count(|counts| counts.bytes += bytes);
         Ok(())
     })
     .await
@@ -236,7 +237,9 @@ async fn verify_archive(
     run.report.phase(format!("checking {}.zip", archive.name), "bytes", Some(total));
     for volume in &archive.volumes {
         let checked = match depth {
-            Depth::Whole => verify_volume(run, destination, archive, volume).await,
+            Depth::Whole => verify_volume(run, destination, archive, volume)
+                .await
+                .inspect(|()| run.report.count(|counts| counts.bytes += volume.bytes)),
             Depth::Quick => check_size(destination, &volume.key, volume.bytes, &volume.sha1).await,
         };
         if let Err(error) = checked {

@@ -171,7 +171,8 @@ fn read_top(shared: &Shared) -> Result<Top, Errno> {
     each_entry(shared.root.as_fd(), &mut buffer, |name, kind| {
         let text = || String::from_utf8_lossy(name).into_owned();
         let rest = match kind {
-            FileType::Directory if layout.levels > 0 && layout.is_level(name) => {
+            // Whatever bears the name of a level has to be one: what is not is found unreadable when it is opened.
+            _ if layout.levels > 0 && layout.is_level(name) => {
                 directories.push(name.to_vec());
                 return;
             }
@@ -276,9 +277,7 @@ impl Below<'_> {
         let mut foreign = Vec::new();
         let read = rustix::fs::openat(parent, name, flags, Mode::empty()).and_then(|directory| {
             each_entry(directory.as_fd(), self.buffer, |name, kind| match kind {
-                FileType::Directory if depth < layout.levels && layout.is_level(name) => {
-                    directories.push(name.to_vec());
-                }
+                _ if depth < layout.levels && layout.is_level(name) => directories.push(name.to_vec()),
                 FileType::RegularFile if depth == layout.levels => match layout.digest_of(&self.digits, name) {
                     Some(digest) => binaries.push(digest),
                     None => foreign.push(name.to_vec()),
@@ -332,7 +331,10 @@ impl Below<'_> {
         let found = Found::Unreadable {
             digits: String::from_utf8_lossy(&self.digits).into_owned(),
             path: self.shared.path.join(self.relative()),
-            cause: error.to_string(),
+            cause: match error {
+                Errno::NOTDIR | Errno::LOOP => format!("{error}; symbolic links are not followed"),
+                _ => error.to_string(),
+            },
         };
         self.to.send(found).map_err(|_| Abandoned)
     }
