@@ -221,7 +221,7 @@ async fn bring(
 /// Everything that is needed has come: a backup whose parts do not fit together ends here.
 fn check_staged(comparison: &Comparison, staging: &Staging) -> anyhow::Result<()> {
     let check = |what: &dyn Fn() -> String, path: PathBuf, bytes: Option<u64>| {
-        let found = path.symlink_metadata().ok().filter(|found| found.is_file());
+        let found = path.symlink_metadata().ok().filter(std::fs::Metadata::is_file);
         match found {
             Some(found) if bytes.is_none_or(|bytes| bytes == found.len()) => Ok(()),
             _ => Err(anyhow::anyhow!("fetch {}: it did not come; nothing was changed", what())),

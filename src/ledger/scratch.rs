@@ -108,7 +108,9 @@ impl Scratch {
         loop {
             let page: Vec<Listed> = self
                 .connection
-                .prepare_cached("SELECT digest, size, mark FROM binaries WHERE digest < ? ORDER BY digest DESC LIMIT ?")?
+                .prepare_cached(
+                    "SELECT digest, size, mark FROM binaries WHERE digest < ? ORDER BY digest DESC LIMIT ?",
+                )?
                 .query_map(params![before.as_bytes(), PAGE_ROWS], read_listed)?
                 .collect::<Result<_, _>>()
                 .context("read from the scratch file")?;
