@@ -3,15 +3,19 @@
 #![allow(clippy::unwrap_used, reason = "clippy knows only functions marked as tests; these are what they share")]
 #![allow(clippy::print_stderr, reason = "cargo shows it when the test fails or when asked")]
 
+mod backup;
+mod broken_store;
 mod configuration;
 mod conformance;
 mod directory_store;
 mod documents;
 mod lab;
+mod restore;
 mod s3_faults;
 mod s3_memory;
 mod s3_memory_tests;
 mod s3_store;
 mod seaweedfs;
 mod story;
+mod verify;
 mod zip;
