@@ -95,7 +95,7 @@ async fn unchanged_documents_are_not_sent_again_and_changed_ones_make_a_point() 
     let first = succeeded(&lab.copy().await);
     lab.add_many(1, "b");
     let second = succeeded(&lab.copy().await);
-    let files = async |point: &str| lab.manifest(point).await.documents;
+    let files = async |point: &str| lab.point_manifest(point).await.documents;
     assert_eq!(files(&second).await, files(&first).await);
     assert!(files(&second).await.files[0].key.as_ref().unwrap().as_str().contains(&first));
     assert_eq!(lab.copy().await.counts.requests, 0);
@@ -107,7 +107,7 @@ async fn unchanged_documents_are_not_sent_again_and_changed_ones_make_a_point() 
     lab.write_documents(&["one", "two", "three"]);
     let third = succeeded(&lab.copy().await);
     assert_ne!(third, second);
-    assert_eq!(lab.manifest(&third).await.documents.count, 3);
+    assert_eq!(lab.point_manifest(&third).await.documents.count, 3);
     lab.check_points().await;
 }
 
@@ -119,14 +119,14 @@ async fn documents_that_stand_there_twice_or_are_none_are_counted() {
     let run = lab.copy().await;
     let point = succeeded(&run);
     assert_eq!((run.counts.documents, run.counts.duplicate_documents), (2, 1), "{run:?}");
-    assert_eq!(lab.manifest(&point).await.documents.count, 2);
+    assert_eq!(lab.point_manifest(&point).await.documents.count, 2);
 
     let path = lab.path("documents/documents_000001.bin");
     fs::write(&path, fs::read_to_string(&path).unwrap() + "this is no document\n").unwrap();
     let run = lab.copy().await;
     let point = partial(&run);
     assert_eq!(run.counts.damaged_documents, 1);
-    let manifest = lab.manifest(&point).await;
+    let manifest = lab.point_manifest(&point).await;
     assert!(!manifest.complete && manifest.documents.damaged.is_some());
     // It is named by every run, and makes no new point each time.
     assert_eq!(partial(&lab.copy().await), point);
@@ -141,7 +141,7 @@ async fn the_cost_of_a_restore_point_follows_the_change() {
     for number in 0..40 {
         lab.add_many(4, &format!("{number}"));
         let point = succeeded(&lab.copy().await);
-        let lists = lab.manifest(&point).await.lists.len();
+        let lists = lab.point_manifest(&point).await.lists.len();
         assert!(lists <= 10, "{lists} lists after {number} copies");
     }
     let (puts, bytes) = store.count("put", "points/");
@@ -212,7 +212,7 @@ async fn jackrabbit_records_are_in_the_point_and_a_changed_one_makes_a_new_point
     let before = lab.snapshot();
     let first = succeeded(&lab.copy().await);
     assert!(lab.listed(&first).await.contains_key(&sha256));
-    let records = lab.manifest(&first).await.records;
+    let records = lab.point_manifest(&first).await.records;
     assert_eq!(
         records.iter().map(|record| record.name.as_str()).collect::<Vec<_>>(),
         ["reference.key", "repository-1"]
@@ -221,7 +221,7 @@ async fn jackrabbit_records_are_in_the_point_and_a_changed_one_makes_a_new_point
     fs::write(lab.path("binaries/reference.key"), "key 2").unwrap();
     let second = succeeded(&lab.copy().await);
     assert_ne!(second, first);
-    assert_eq!(lab.manifest(&second).await.records[1], records[1], "the unchanged one lies where it lay");
+    assert_eq!(lab.point_manifest(&second).await.records[1], records[1], "the unchanged one lies where it lay");
     lab.check_points().await;
     succeeded(&lab.restore(&first).await);
     assert_eq!(lab.snapshot(), before);
@@ -260,7 +260,7 @@ async fn a_store_that_is_suddenly_empty_or_of_another_layout_is_refused() {
     assert!(run.error.unwrap().contains("check `binaries` and `layout`"));
     let lab = Lab::new();
     let run = lab.copy().await;
-    assert_eq!(lab.manifest(&succeeded(&run)).await.binaries, 0, "an empty store is one that is new");
+    assert_eq!(lab.point_manifest(&succeeded(&run)).await.binaries, 0, "an empty store is one that is new");
 }
 
 // Files whose content is not their name.
@@ -323,7 +323,7 @@ async fn a_damaged_file_is_named_by_every_run_until_it_is_mended() {
     );
     assert!(names(&run, "damaged", &damaged.to_string()) && names(&run, "damaged", &empty.to_string()));
     assert_eq!(store.count("put", "binaries/").0, 4, "nothing is sent under a name that is not its own");
-    assert!(!lab.manifest(&point).await.complete);
+    assert!(!lab.point_manifest(&point).await.complete);
     let run = lab.copy().await;
     assert_eq!((partial(&run), run.counts.requests), (point.clone(), 0));
     assert!(names(&run, "damaged", &damaged.to_string()));
@@ -332,7 +332,7 @@ async fn a_damaged_file_is_named_by_every_run_until_it_is_mended() {
     let run = lab.copy().await;
     let mended = succeeded(&run);
     assert_eq!(run.counts.copied, 2);
-    assert!(lab.manifest(&mended).await.complete);
+    assert!(lab.point_manifest(&mended).await.complete);
     assert_eq!(lab.listed(&mended).await.into_keys().collect::<BTreeSet<_>>(), all.into_iter().collect());
     lab.check_points().await;
 }
@@ -497,7 +497,7 @@ async fn objects_that_were_deleted_are_sent_again_by_a_full_copy() {
     let repaired = succeeded(&run);
     assert_ne!(repaired, point);
     assert_eq!(lab.listed(&repaired).await, lab.expected());
-    assert_eq!(lab.manifest(&repaired).await.binaries, 19);
+    assert_eq!(lab.point_manifest(&repaired).await.binaries, 19);
     lab.store.delete(&Key::binary(&all[5])).await.unwrap();
     let run = lab.copy_with(true).await;
     assert_eq!((succeeded(&run), run.counts.copied), (repaired.clone(), 1), "the point is whole again");
@@ -566,9 +566,9 @@ async fn lists_and_points_that_are_gone_or_damaged_are_written_anew() {
     let lab = Lab::new();
     lab.add_many(40, "a");
     let first = succeeded(&lab.copy().await);
-    let list = lab.manifest(&first).await.lists[0].key.clone();
+    let list = lab.point_manifest(&first).await.lists[0].key.clone();
     let whole = async |point: &str| {
-        assert_eq!(lab.manifest(point).await.lists.len(), 1);
+        assert_eq!(lab.point_manifest(point).await.lists.len(), 1);
         assert_eq!(lab.listed(point).await, lab.expected());
     };
     // Gone.
@@ -578,7 +578,7 @@ async fn lists_and_points_that_are_gone_or_damaged_are_written_anew() {
     // Damaged, where it would have to be taken into the new one.
     lab.add_many(2, "c");
     let second = succeeded(&lab.copy().await);
-    let [_, short] = &lab.manifest(&second).await.lists[..] else { panic!("a short list after the long one") };
+    let [_, short] = &lab.point_manifest(&second).await.lists[..] else { panic!("a short list after the long one") };
     let damaged = vec![0; usize::try_from(short.bytes).unwrap()];
     lab.store.delete(&short.key).await.unwrap();
     put(lab.store.as_ref(), &short.key, &damaged.into()).await;

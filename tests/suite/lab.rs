@@ -73,6 +73,7 @@ pub(crate) struct Lab {
     pub(crate) runner: Runner,
     pub(crate) stop: CancellationToken,
     pub(crate) volume_bytes: u64,
+    pub(crate) settle: Duration,
     pub(crate) with_documents: bool,
     lock: Option<StateLock>,
 }
@@ -110,6 +111,7 @@ impl Lab {
             runner,
             stop: CancellationToken::new(),
             volume_bytes: 1 << 30,
+            settle: Duration::from_secs(2),
             with_documents: false,
             lock: Some(lock),
         }
@@ -157,7 +159,7 @@ impl Lab {
 
     /// Writes documents with these ids as a ModeShape backup would have them.
     pub(crate) fn write_documents(&mut self, ids: &[&str]) {
-        let line = |id| format!("{{ \"metadata\" : {{ \"id\" : \"{id}\" }} , \"content\" : {{ }} }}\n");
+        let line = |id: &&str| format!("{{ \"metadata\" : {{ \"id\" : \"{id}\" }} , \"content\" : {{ }} }}\n");
         let lines = ids.iter().map(line).collect::<Vec<_>>().concat();
         std::fs::write(self.path("documents/documents_000001.bin"), lines).unwrap();
         self.with_documents = true;
@@ -243,13 +245,13 @@ impl Lab {
     pub(crate) async fn try_copy(&self, full: bool) -> anyhow::Result<Run> {
         let source = self.source();
         self.try_run("copy.main", Kind::Copy, async |run, destination| {
-            copy(run, &CopyOrder { source, destination, parallel: 8, settle: Duration::from_secs(2), full }).await
+            copy(run, &CopyOrder { source, destination, parallel: 8, settle: self.settle, full }).await
         })
         .await
     }
 
     /// The manifest of a restore point, as it lies at the destination.
-    pub(crate) async fn manifest(&self, point: &str) -> PointManifest {
+    pub(crate) async fn point_manifest(&self, point: &str) -> PointManifest {
         let key = Key::parse(&format!("points/{point}/point.json")).unwrap();
         serde_json::from_slice(&get(self.store.as_ref(), &key).await).unwrap()
     }
@@ -257,7 +259,7 @@ impl Lab {
     /// The binaries of a restore point with their sizes, read from its lists as `docs/format.md` says.
     pub(crate) async fn listed(&self, point: &str) -> BTreeMap<Digest, u64> {
         let mut listed = BTreeMap::new();
-        for list in self.manifest(point).await.lists {
+        for list in self.point_manifest(point).await.lists {
             let packed = get(self.store.as_ref(), &list.key).await;
             assert_eq!((sha1(&packed), packed.len() as u64), (list.sha1, list.bytes), "{}", list.key);
             let mut text = String::new();
@@ -280,7 +282,7 @@ impl Lab {
             let Some(point) = name.strip_suffix("/point.json").and_then(|name| name.strip_prefix("points/")) else {
                 continue;
             };
-            let (manifest, listed) = (self.manifest(point).await, self.listed(point).await);
+            let (manifest, listed) = (self.point_manifest(point).await, self.listed(point).await);
             let totals = (listed.len() as u64, listed.values().sum::<u64>());
             assert_eq!((manifest.binaries, manifest.bytes), totals, "{point}");
             for (digest, bytes) in listed {
@@ -313,7 +315,7 @@ impl Lab {
     pub(crate) async fn backup(&self) -> Run {
         let (source, volume_bytes) = (self.source(), self.volume_bytes);
         self.run("backup.main", Kind::Backup, async |run, destination| {
-            let (job, settle) = ("backup.main".to_owned(), Duration::from_secs(2));
+            let (job, settle) = ("backup.main".to_owned(), self.settle);
             backup(run, &BackupOrder { job, source, destination, volume_bytes, settle }).await
         })
         .await
@@ -365,6 +367,89 @@ impl Lab {
         .await
     }
 
+    /// Verifies several in one run.
+    pub(crate) async fn verify_all(&self, names: &[&str], depth: Depth) -> Run {
+        self.run("verify", Kind::Verify, async |run, destination| {
+            let order = |name: &&str| VerifyOrder { name: name.parse().unwrap(), destination: destination.clone() };
+            verify(run, &names.iter().map(order).collect::<Vec<_>>(), depth).await
+        })
+        .await
+    }
+
+    /// An object at the destination.
+    pub(crate) async fn object(&self, name: &str) -> Vec<u8> {
+        get(self.store.as_ref(), &super::conformance::key(name)).await.to_vec()
+    }
+
+    /// Has jobs wait before they look at a file again, however long ago it was written.
+    pub(crate) fn wait_for_files(&mut self) {
+        self.settle = Duration::from_secs(1 << 33);
+    }
+
+    /// Takes an object at the destination away.
+    pub(crate) async fn delete_object(&self, name: &str) {
+        self.store.delete(&super::conformance::key(name)).await.unwrap();
+    }
+
+    /// Puts something else in the place of an object at the destination.
+    pub(crate) async fn replace_object(&self, name: &str, content: &[u8]) {
+        self.delete_object(name).await;
+        let content = bytes::Bytes::copy_from_slice(content);
+        super::conformance::put(self.store.as_ref(), &super::conformance::key(name), &content).await;
+    }
+
+    /// The same with an object that came in parts, of which the store keeps no digest.
+    pub(crate) async fn replace_object_in_parts(&self, name: &str, content: &[u8]) {
+        self.delete_object(name).await;
+        let upload = self.store.begin(&super::conformance::key(name)).await.unwrap();
+        let part = upload.part(1, bytes::Bytes::copy_from_slice(content)).await.unwrap();
+        upload.complete(vec![part]).await.unwrap();
+    }
+
+    /// Takes away what earlier tries to restore left for the next.
+    pub(crate) fn forget_earlier_tries(&self) {
+        self.beside().iter().for_each(|name| std::fs::remove_dir_all(self.path(name)).unwrap());
+    }
+
+    /// The manifest of an archive or a restore point, as JSON.
+    pub(crate) async fn manifest(&self, name: &str) -> serde_json::Value {
+        serde_json::from_slice(&self.object(&manifest_key(name)).await).unwrap()
+    }
+
+    /// Changes the manifest of an archive or a restore point.
+    pub(crate) async fn edit_manifest(&self, name: &str, edit: impl FnOnce(&mut serde_json::Value)) {
+        let mut manifest = self.manifest(name).await;
+        edit(&mut manifest);
+        self.replace_object(&manifest_key(name), manifest.to_string().as_bytes()).await;
+    }
+
+    /// Every file and directory of the repository, its documents included.
+    pub(crate) fn everything(&self) -> Tree {
+        let mut tree = tree_below(&self.path("binaries"));
+        tree.extend(
+            tree_below(&self.path("documents"))
+                .into_iter()
+                .map(|(path, what)| (Path::new("documents").join(path), what)),
+        );
+        tree
+    }
+
+    /// What of ours lies beside the repository.
+    pub(crate) fn beside(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.path("")).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned());
+        let mut names: Vec<_> = names.filter(|name| name.starts_with(".holdfast")).collect();
+        names.sort();
+        names
+    }
+
+    /// The ids of the documents in the repository's directory, in reading order.
+    pub(crate) fn document_ids(&self) -> Vec<String> {
+        let mut files: Vec<_> = files_below(&self.path("documents")).into_iter().collect();
+        files.sort();
+        files.into_iter().flat_map(|(path, content)| ids_in(&path, &content)).collect()
+    }
+
     /// What there is to restore from.
     pub(crate) async fn points(&self) -> Vec<Restorable> {
         let destination = self.destination(&Report::default());
@@ -389,6 +474,56 @@ fn directory() -> TempDir {
     let roomy = rustix::fs::statvfs(memory).is_ok_and(|found| found.f_bavail * found.f_frsize > ROOM);
     let in_memory = roomy.then(|| tempfile::tempdir_in(memory).ok()).flatten();
     in_memory.unwrap_or_else(|| tempfile::tempdir().unwrap())
+}
+
+/// Files with their content, directories without, by path.
+pub(crate) type Tree = BTreeMap<PathBuf, Option<Vec<u8>>>;
+
+/// Every file and directory below a directory; nothing if it is not there.
+pub(crate) fn tree_below(root: &Path) -> Tree {
+    let mut tree = Tree::new();
+    let mut directories = vec![root.to_owned()];
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(&directory).into_iter().flatten() {
+            let entry = entry.unwrap();
+            let path = entry.path().strip_prefix(root).unwrap().to_owned();
+            if entry.file_type().unwrap().is_dir() {
+                directories.push(entry.path());
+                tree.insert(path, None);
+            } else {
+                tree.insert(path, Some(std::fs::read(entry.path()).unwrap_or_default()));
+            }
+        }
+    }
+    tree
+}
+
+/// Where the manifest of an archive or a restore point lies.
+pub(crate) fn manifest_key(name: &str) -> String {
+    match name.strip_suffix(".zip") {
+        Some(archive) => format!("archives/{archive}.json"),
+        None => format!("points/{name}/point.json"),
+    }
+}
+
+/// The ids of the documents in a file, compressed or not.
+fn ids_in(path: &Path, content: &[u8]) -> Vec<String> {
+    let mut text = String::new();
+    if path.extension().is_some_and(|extension| extension == "gz") {
+        std::io::Read::read_to_string(&mut GzDecoder::new(content), &mut text).unwrap();
+    } else {
+        text.push_str(std::str::from_utf8(content).unwrap());
+    }
+    let id = |line: &str| line.split("\"id\" : \"").nth(1).and_then(|rest| rest.split('"').next()).map(str::to_owned);
+    text.lines().filter_map(id).collect()
+}
+
+/// Bytes that do not shrink, the same for the same seed.
+pub(crate) fn noise(seed: u64, len: usize) -> Vec<u8> {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut bytes = vec![0; len];
+    random.fill(&mut bytes);
+    bytes
 }
 
 /// Every file below a directory by its path there, with its content.

@@ -4,7 +4,9 @@
 #![allow(clippy::print_stderr, reason = "cargo shows it when the test fails or when asked")]
 
 mod architecture;
+mod backup;
 mod binary_store;
+mod broken_store;
 mod command_line;
 mod configuration;
 mod conformance;
@@ -15,10 +17,12 @@ mod documents;
 mod faulty;
 mod lab;
 mod ledger;
+mod restore;
 mod s3_faults;
 mod s3_memory;
 mod s3_memory_tests;
 mod s3_store;
 mod seaweedfs;
 mod story;
+mod verify;
 mod zip;

@@ -57,7 +57,7 @@ impl Prepared {
 pub(super) struct Feed {
     documents: Option<mpsc::Receiver<Option<PackedDocuments>>>,
     records: std::vec::IntoIter<String>,
-    binaries: mpsc::Receiver<Option<Prepared>>,
+    binaries: Option<mpsc::Receiver<Option<Prepared>>>,
     next: Option<Item>,
 }
 
@@ -85,7 +85,7 @@ impl Feed {
         binaries: mpsc::Receiver<Option<Prepared>>,
         records: Vec<String>,
     ) -> Self {
-        Self { documents: Some(documents), records: records.into_iter(), binaries, next: None }
+        Self { documents: Some(documents), records: records.into_iter(), binaries: Some(binaries), next: None }
     }
 
     /// Waits for the next item and tells its size; 0 at the end.
@@ -125,7 +125,13 @@ impl Feed {
         } else if self.records.len() > 0 {
             return Ok(None);
         }
-        Ok(receive(run, &mut self.binaries)?.map(Item::Binary))
+        let Some(binaries) = &mut self.binaries else { return Ok(None) };
+        let prepared = receive(run, binaries)?;
+        if prepared.is_none() {
+            // The end comes once, and may be looked at again.
+            self.binaries = None;
+        }
+        Ok(prepared.map(Item::Binary))
     }
 
     /// Takes the item that [`peek`](Self::peek) showed.

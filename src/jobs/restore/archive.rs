@@ -65,17 +65,22 @@ pub(super) async fn bring_archive(
         })
         .await?;
     comparison = back;
-    let head = !comparison.documents.is_empty() || !comparison.records.is_empty();
     for (number, (volume, needed)) in archive.volumes.iter().zip(needed).enumerate() {
         run.go_on()?;
         let most = needed.binaries > 0 && needed.bytes * WHOLE_WHEN_ONE_IN >= volume.binary_bytes;
         if most {
             comparison = stream_volume(run, destination, archive, volume, number, comparison, staging).await?;
-        } else if needed.binaries > 0 || head {
+        } else if needed.binaries > 0 || lacks_head(&comparison, staging) {
             comparison = pick_entries(run, destination, archive, volume, number, comparison, staging).await?;
         }
     }
     Ok(comparison)
+}
+
+/// Whether documents or records are still to come; they are in the first volumes.
+fn lacks_head(comparison: &Comparison, staging: &Staging) -> bool {
+    comparison.documents.iter().any(|name| !staging.document(name).exists())
+        || comparison.records.iter().any(|name| !staging.record(name).exists())
 }
 
 /// Fetches a volume from its first byte to its last and stages what is needed on the way.

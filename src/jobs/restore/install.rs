@@ -146,12 +146,13 @@ impl Steps<'_> {
         Ok(())
     }
 
-    /// Notes that a file is to be moved, so that it can be moved back, and moves it.
+    /// Moves one file and notes it, so that it can be moved back.
     fn move_file(&mut self, from: &Path, to: &Path) -> anyhow::Result<()> {
         let parent = to.parent().expect("a file lies in a directory");
         make_directories(parent, &mut self.made)?;
+        transfer(from, to).with_context(|| format!("move `{}` to `{}`", from.display(), to.display()))?;
         self.moves.others.push((from.to_owned(), to.to_owned()));
-        transfer(from, to).with_context(|| format!("move `{}` to `{}`", from.display(), to.display()))
+        Ok(())
     }
 
     fn put_records(&mut self) -> anyhow::Result<()> {
@@ -305,16 +306,14 @@ fn marker_aside(staging: &Staging, trash: &BinaryStore, digest: &Digest) -> Path
 
 /// Moves a file back; one that is not there was not moved.
 fn move_back(from: &Path, to: &Path) -> anyhow::Result<()> {
-    match transfer(from, to) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("move `{}` back to `{}`", from.display(), to.display()))
-        }
-        _ => Ok(()),
+    if from.symlink_metadata().is_err() {
+        return Ok(());
     }
+    transfer(from, to).with_context(|| format!("move `{}` back to `{}`", from.display(), to.display()))
 }
 
 /// Renames a file. Documents may lie on another file system than binaries: then it is copied beside its new place,
-/// and renamed when it is whole.
+/// and renamed when it is whole. After an error it is where it was.
 fn transfer(from: &Path, to: &Path) -> io::Result<()> {
     match fs::rename(from, to) {
         Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {}
@@ -328,7 +327,7 @@ fn transfer(from: &Path, to: &Path) -> io::Result<()> {
         drop(fs::remove_file(&beside));
     }
     copied?;
-    fs::remove_file(from)
+    fs::remove_file(from).or_else(|error| fs::remove_file(to).and(Err(error)))
 }
 
 /// The files and links in a directory by name; none if there is no such directory.

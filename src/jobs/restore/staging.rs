@@ -61,11 +61,10 @@ impl Staging {
         }
         // Where a ledger was lost, an earlier run may have had the same number.
         let plain = format!(".holdfast-quarantine-{name}-{run}");
-        let quarantine = std::iter::once(plain.clone())
-            .chain((2_u32..=u32::MAX).map(|number| format!("{plain}.{number}")))
-            .map(|name| home.join(name))
+        let quarantine = (1..=u32::MAX)
+            .map(|number| home.join(if number == 1 { plain.clone() } else { format!("{plain}.{number}") }))
             .find(|path| path.symlink_metadata().is_err())
-            .expect("the numbers do not end before the free names do");
+            .context("find a free name for the quarantine")?;
         Ok(Self { path, inside, quarantine, made })
     }
 
