@@ -17,6 +17,8 @@ pub(super) struct Staging {
     path: PathBuf,
     /// Whether it had to be put into the store, because that is a mount point.
     inside: bool,
+    /// What the name of every quarantine begins with; the number of its run follows.
+    quarantines: String,
     quarantine: PathBuf,
     made: Vec<PathBuf>,
 }
@@ -43,8 +45,15 @@ impl Staging {
                 format!("make `{}` (the user that runs holdfast must be able to write there)", directory.display())
             })?;
         }
-        let quarantine = home.join(format!(".holdfast-quarantine-{name}-{run}"));
-        Ok(Self { path, inside, quarantine, made })
+        let quarantines = format!(".holdfast-quarantine-{name}-");
+        let quarantine = home.join(format!("{quarantines}{run}"));
+        Ok(Self { path, inside, quarantines, quarantine, made })
+    }
+
+    /// Where an earlier run put such files, if it did.
+    pub(super) fn quarantine_of(&self, earlier: RunId) -> Option<PathBuf> {
+        let path = self.quarantine.with_file_name(format!("{}{earlier}", self.quarantines));
+        path.exists().then_some(path)
     }
 
     /// The same directory, for a thread of its own.
