@@ -6,6 +6,7 @@
 mod command_line;
 mod configuration;
 mod conformance;
+mod crash;
 mod directory_store;
 mod documents;
 mod lab;
