@@ -19,10 +19,14 @@ use super::catalogue::RestorableName;
 use super::context::{Destination, Ended, RunContext};
 use crate::ledger::Scratch;
 use crate::model::digest::Digest;
+use crate::model::run::Outcome;
 use crate::repository::binaries::BinaryStore;
 use compare::Comparison;
 use contents::Contents;
 use staging::Staging;
+
+/// How many earlier runs are looked at for restores that were cut.
+const REMEMBERED_RUNS: u32 = 100;
 
 /// What a restore is to do.
 #[derive(Clone, Debug)]
@@ -97,6 +101,7 @@ pub async fn restore(run: &RunContext, order: &RestoreOrder) -> anyhow::Result<E
     });
     let from = contents.name();
     let staging = Staging::open(&order.binaries, &from, run.id)?;
+    name_earlier_quarantines(run, &staging)?;
     let fetched = bring(run, order, &contents, listed, comparison, &staging).await;
     let (listed, comparison) = match fetched {
         Ok(fetched) => fetched,
@@ -110,6 +115,18 @@ pub async fn restore(run: &RunContext, order: &RestoreOrder) -> anyhow::Result<E
     let (order, created) = (order.clone(), contents.created());
     let quarantine = run.blocking(move |run| install::install(run, &order, created, checked)).await?;
     Ok(Ended { result: Some(from), quarantine: quarantine.map(|path| path.display().to_string()) })
+}
+
+/// A restore that was cut by a crash could not say where it put what it replaced, so the next one does.
+fn name_earlier_quarantines(run: &RunContext, staging: &Staging) -> anyhow::Result<()> {
+    let earlier = run.ledger.runs(None, REMEMBERED_RUNS)?;
+    for cut in earlier.iter().filter(|run| run.outcome == Some(Outcome::Interrupted)) {
+        if let Some(path) = staging.quarantine_of(cut.id) {
+            let message = "a restore that was cut short moved files of the repository here";
+            run.report.notice("quarantine", path.display().to_string(), message);
+        }
+    }
+    Ok(())
 }
 
 /// Leaves the repository as it is; what was fetched stays beside it for the next try, unless the disk is full or it

@@ -11,6 +11,7 @@ mod command_line;
 mod configuration;
 mod conformance;
 mod copy;
+mod crash;
 mod demo;
 mod directory_store;
 mod documents;

@@ -204,6 +204,17 @@ impl Server {
     pub(crate) fn on_request(&self, hook: impl Fn(&str, &str) + Send + Sync + 'static) {
         self.front.set_hook(Arc::new(hook));
     }
+
+    /// Calls this with operation and key of every request that was done, before it is answered. It runs on the
+    /// server's thread and replaces the one before it.
+    pub(crate) fn on_answer(&self, hook: impl Fn(&str, &str) + Send + Sync + 'static) {
+        self.front.set_answer_hook(Arc::new(hook));
+    }
+
+    /// Waits until nobody is connected any more: what was asked of it is then done, or never will be.
+    pub(crate) fn wait_until_alone(&self) {
+        self.front.wait_until_alone();
+    }
 }
 
 impl Drop for Server {

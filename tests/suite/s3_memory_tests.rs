@@ -499,6 +499,7 @@ async fn requests_are_written_down_and_counted() {
     let request = |operation, key: &str, body_bytes, status| Request {
         operation,
         key: key.into(),
+        ranged: false,
         body_bytes,
         status: Some(status),
     };

@@ -19,6 +19,8 @@ pub(super) struct Staging {
     path: PathBuf,
     /// Whether it had to be put into the store, because that is a mount point.
     inside: bool,
+    /// What the name of every quarantine begins with; the number of its run follows.
+    quarantines: String,
     quarantine: PathBuf,
     made: Vec<PathBuf>,
 }
@@ -60,12 +62,19 @@ impl Staging {
             })?;
         }
         // Where a ledger was lost, an earlier run may have had the same number.
-        let plain = format!(".holdfast-quarantine-{name}-{run}");
+        let quarantines = format!(".holdfast-quarantine-{name}-");
+        let plain = format!("{quarantines}{run}");
         let quarantine = (1..=u32::MAX)
             .map(|number| home.join(if number == 1 { plain.clone() } else { format!("{plain}.{number}") }))
             .find(|path| path.symlink_metadata().is_err())
             .context("find a free name for the quarantine")?;
-        Ok(Self { path, inside, quarantine, made })
+        Ok(Self { path, inside, quarantines, quarantine, made })
+    }
+
+    /// Where an earlier run put such files, if it did.
+    pub(super) fn quarantine_of(&self, earlier: RunId) -> Option<PathBuf> {
+        let path = self.quarantine.with_file_name(format!("{}{earlier}", self.quarantines));
+        path.exists().then_some(path)
     }
 
     /// The same directory, for a thread of its own.

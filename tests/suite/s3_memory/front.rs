@@ -3,12 +3,14 @@
 use std::net::TcpListener as StdListener;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::Condvar;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::task::Context;
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
@@ -62,6 +64,10 @@ pub(crate) struct Front {
     log: Log,
     faults: Faults,
     hook: Mutex<Option<Hook>>,
+    answer_hook: Mutex<Option<Hook>>,
+    connections: Mutex<usize>,
+    left: Condvar,
+    release: Mutex<CancellationToken>,
 }
 
 impl Front {
@@ -74,6 +80,10 @@ impl Front {
             log: Log::new(options.log_limit),
             faults: Faults::default(),
             hook: Mutex::default(),
+            answer_hook: Mutex::default(),
+            connections: Mutex::default(),
+            left: Condvar::new(),
+            release: Mutex::default(),
             options,
         }
     }
@@ -103,11 +113,29 @@ impl Front {
         *lock(&self.hook) = Some(hook);
     }
 
+    /// Sets what is told of every request that was done, before it is answered.
+    pub(crate) fn set_answer_hook(&self, hook: Hook) {
+        *lock(&self.answer_hook) = Some(hook);
+    }
+
+    /// Waits until nobody is connected; requests that hang are cut.
+    pub(crate) fn wait_until_alone(&self) {
+        lock(&self.release).cancel();
+        let connections = lock(&self.connections);
+        let patience = Duration::from_secs(20);
+        let waited = self.left.wait_timeout_while(connections, patience, |open| *open > 0);
+        let (open, waited) = waited.expect("no thread panics while it counts");
+        assert!(!waited.timed_out(), "{} connections are still open", *open);
+        drop(open);
+        *lock(&self.release) = CancellationToken::new();
+    }
+
     async fn answer(&self, service: S3Service, request: Request<Incoming>) -> Result<Response<Body>, HttpError> {
         let (head, incoming) = request.into_parts();
         let (operation, key) = classify(&head.method, &head.uri);
         let body = RequestBody::new(incoming);
-        let mut entry = Entry { log: &self.log, operation, key, body: body.clone(), status: None };
+        let ranged = head.headers.contains_key(hyper::header::RANGE);
+        let mut entry = Entry { log: &self.log, operation, key, ranged, body: body.clone(), status: None };
         let hook = lock(&self.hook).clone();
         if let Some(hook) = hook {
             hook(operation, &entry.key);
@@ -127,8 +155,11 @@ impl Front {
                 }
                 Effect::Delay(delay) => tokio::time::sleep(delay).await,
                 Effect::Hang => {
+                    // hyper does not always notice that the client has left in the middle of a body.
+                    let release = lock(&self.release).clone();
                     body.read(usize::MAX).await;
-                    std::future::pending::<()>().await;
+                    release.cancelled().await;
+                    return Err(cut());
                 }
                 Effect::LoseAnswer | Effect::CutAnswer { .. } | Effect::WrongContent | Effect::LieAboutChecksum => {}
             }
@@ -138,6 +169,10 @@ impl Front {
         // A refusal such as 403 comes without the body having been read. If hyper sent it now and closed the
         // connection, the client would see a broken pipe in its place.
         body.read(usize::MAX).await;
+        let hook = lock(&self.answer_hook).clone();
+        if let Some(hook) = hook {
+            hook(operation, &entry.key);
+        }
         for effect in effects {
             response = afterwards(&effect, operation, response).await?;
         }
@@ -209,7 +244,9 @@ pub(crate) async fn serve(front: Arc<Front>, listener: StdListener, stop: Cancel
         stream.set_nodelay(true).expect("a TCP socket can be told not to wait");
         let front = Arc::clone(&front);
         let service = service.clone();
+        let connection = Connection::count(&front);
         connections.spawn(async move {
+            let _connection = connection;
             let answer = service_fn(|request| {
                 let front = Arc::clone(&front);
                 let service = service.clone();
@@ -219,6 +256,23 @@ pub(crate) async fn serve(front: Arc<Front>, listener: StdListener, stop: Cancel
             // An error is a connection that the client left or a fault cut: what the test is about.
             drop(builder.serve_connection(TokioIo::new(stream), answer).await);
         });
+    }
+}
+
+/// Somebody who is connected.
+struct Connection(Arc<Front>);
+
+impl Connection {
+    fn count(front: &Arc<Front>) -> Self {
+        *lock(&front.connections) += 1;
+        Self(Arc::clone(front))
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        *lock(&self.0.connections) -= 1;
+        self.0.left.notify_all();
     }
 }
 
@@ -267,6 +321,7 @@ struct Entry<'a> {
     log: &'a Log,
     operation: &'static str,
     key: String,
+    ranged: bool,
     body: RequestBody,
     status: Option<StatusCode>,
 }
@@ -283,6 +338,7 @@ impl Drop for Entry<'_> {
         self.log.write(log::Request {
             operation: self.operation,
             key: std::mem::take(&mut self.key),
+            ranged: self.ranged,
             body_bytes: self.body.received.load(Ordering::Relaxed),
             status: self.status.map(|status| status.as_u16()),
         });

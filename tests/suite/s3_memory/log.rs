@@ -12,6 +12,8 @@ pub(crate) struct Request {
     pub(crate) operation: &'static str,
     /// The object's key; the prefix of a listing.
     pub(crate) key: String,
+    /// Whether it asked for a part of the object only.
+    pub(crate) ranged: bool,
     /// The bytes of the body that arrived, with the framing of chunks where there is one.
     pub(crate) body_bytes: u64,
     /// The HTTP status it was answered with; none when it got no answer, whether or not it was done.
