@@ -3,7 +3,7 @@
 use std::pin::pin;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
@@ -138,12 +138,16 @@ fn style(unit: &str, total: bool) -> ProgressStyle {
         }
         ("bytes", false) => "{spinner} {wide_msg}  {binary_bytes}  {binary_bytes_per_sec}".to_owned(),
         (unit, true) => {
-            format!("{{wide_msg}}  [{{bar:20}}] {{human_pos}}/{{human_len}} {unit}  {{per_sec}}  {{eta}} left")
+            format!("{{wide_msg}}  [{{bar:20}}] {{human_pos}}/{{human_len}} {unit}  {{rate}}  {{eta}} left")
         }
-        (unit, false) => format!("{{spinner}} {{wide_msg}}  {{human_pos}} {unit}  {{per_sec}}"),
+        (unit, false) => format!("{{spinner}} {{wide_msg}}  {{human_pos}} {unit}  {{rate}}"),
     };
     let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_spinner());
-    style.progress_chars("=> ")
+    let rate = |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+        // A bar that cannot be drawn is no reason to fail.
+        write!(out, "{:.0}/s", state.per_sec()).unwrap_or_default();
+    };
+    style.with_key("rate", rate).progress_chars("=> ")
 }
 
 /// What is written where nobody watches: each thing when it begins, and how far it is now and then.

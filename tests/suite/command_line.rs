@@ -565,6 +565,7 @@ fn help_lists_the_commands() {
       history  List the runs, newest first
       check    Check the configuration, permissions, limits, and what each destination can do
       init     Write a first configuration to the file named by --config
+      demo     Show the whole story on a sample repository; needs no configuration, no S3 and no root
       help     Print this message or the help of the given subcommand(s)
 
     Options:

@@ -280,6 +280,29 @@ async fn a_store_behind_a_link_is_restored_where_the_link_leads() {
 
 /// A record of an archive once went into every store, in place of whatever had its name there.
 #[tokio::test]
+async fn what_root_restores_belongs_to_whom_the_store_belongs() {
+    use std::os::unix::fs::{MetadataExt as _, chown};
+    let kept = kept().await;
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: only root can give files away");
+        return;
+    }
+    let lab = &kept.lab;
+    for root in ["binaries", "documents"] {
+        std::fs::remove_dir_all(lab.path(root)).unwrap();
+        std::fs::create_dir(lab.path(root)).unwrap();
+        chown(lab.path(root), Some(4711), Some(4712)).unwrap();
+    }
+    assert_eq!(lab.restore(&kept.point).await.outcome, SUCCEEDED);
+    let binary = lab.binaries().path(&kept.digests[0]);
+    let documents = lab.path("documents/documents_000001.bin.gz");
+    for path in binary.ancestors().take(4).chain([documents.as_path()]) {
+        let found = path.metadata().unwrap();
+        assert_eq!((found.uid(), found.gid()), (4711, 4712), "{}", path.display());
+    }
+}
+
+#[tokio::test]
 async fn records_go_only_where_the_layout_has_a_place_for_them() {
     let mut kept = kept_by(Layout::jackrabbit()).await;
     std::fs::remove_file(kept.lab.path("binaries/reference.key")).unwrap();

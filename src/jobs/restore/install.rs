@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::{MetadataExt as _, lchown};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -28,6 +29,7 @@ pub(super) fn install(
     let Checked { listed, comparison, staging } = checked;
     let mut steps = Steps {
         order,
+        owner: Owned::like(order.binaries.root()),
         staging: &staging,
         comparison: &comparison,
         levels: run.ledger.scratch()?,
@@ -37,6 +39,7 @@ pub(super) fn install(
     };
     let installed = (|| {
         make_directories(order.binaries.root(), &mut steps.made)?;
+        steps.made.iter().try_for_each(|directory| steps.owner.hand_over(directory))?;
         comparison.fetch.each(|binary| steps.put_binary(&binary.digest))?;
         steps.put_records()?;
         steps.put_documents()?;
@@ -61,9 +64,30 @@ pub(super) fn install(
     Ok(Some(staging.quarantine().to_owned()).filter(|path| path.exists()))
 }
 
+/// Who the files of a directory belong to; nobody in particular unless root restores, who may give them away.
+#[derive(Clone, Copy)]
+struct Owned(Option<(u32, u32)>);
+
+impl Owned {
+    /// The owner and group of a directory, or of the nearest one above it that is there.
+    fn like(directory: &Path) -> Self {
+        let there = || directory.ancestors().find_map(|path| path.metadata().ok());
+        let root = rustix::process::geteuid().is_root();
+        Self(root.then(there).flatten().map(|found| (found.uid(), found.gid())))
+    }
+
+    /// Gives a file or directory to that owner, so that the repository can read it and take it away.
+    fn hand_over(self, path: &Path) -> anyhow::Result<()> {
+        let Some((user, group)) = self.0 else { return Ok(()) };
+        lchown(path, Some(user), Some(group))
+            .with_context(|| format!("give `{}` to user {user} and group {group}", path.display()))
+    }
+}
+
 /// What has been done so far, as far as the plan does not say it already.
 struct Steps<'a> {
     order: &'a RestoreOrder,
+    owner: Owned,
     staging: &'a Staging,
     comparison: &'a Comparison,
     /// The binaries that directories were made for; the mark is how many.
@@ -97,6 +121,7 @@ impl Steps<'_> {
         let staged = self.staging.binary(digest);
         let context = || format!("put `{}` in place", target.display());
         self.moves.put = Some(*digest);
+        self.owner.hand_over(&staged)?;
         match fs::hard_link(&target, self.aside(digest, false)?) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -119,7 +144,8 @@ impl Steps<'_> {
         let missing = parent.ancestors().take_while(|path| !path.exists()).count();
         let mark = i64::try_from(missing).context("count levels")?;
         self.levels.put(&Listed { digest: *digest, bytes: None, mark })?;
-        fs::create_dir_all(parent).with_context(|| format!("make `{}`", parent.display()))
+        fs::create_dir_all(parent).with_context(|| format!("make `{}`", parent.display()))?;
+        parent.ancestors().take(missing).try_for_each(|level| self.owner.hand_over(level))
     }
 
     /// Where a file of the store goes that is replaced or not in the backup; makes the directory for it if there is
@@ -161,6 +187,7 @@ impl Steps<'_> {
             if target.symlink_metadata().is_ok() {
                 self.move_file(&target, &self.staging.quarantine().join("records").join(name))?;
             }
+            self.owner.hand_over(&self.staging.record(name))?;
             self.move_file(&self.staging.record(name), &target)?;
         }
         Ok(())
@@ -172,7 +199,10 @@ impl Steps<'_> {
         if self.comparison.documents.is_empty() {
             return Ok(());
         }
+        let owner = Owned::like(&directory);
+        let above = self.made.len();
         make_directories(&directory, &mut self.made)?;
+        self.made[above..].iter().try_for_each(|made| owner.hand_over(made))?;
         let aside = self.staging.quarantine().join("documents");
         for below in ["", "changes"] {
             for old in sorted_files(&directory.join(below))? {
@@ -184,6 +214,7 @@ impl Steps<'_> {
         }
         for name in &self.comparison.documents {
             self.move_file(&self.staging.document(name), &directory.join(name))?;
+            owner.hand_over(&directory.join(name))?;
         }
         // It may lie on a file system of its own.
         File::open(&directory)
