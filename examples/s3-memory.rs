@@ -33,7 +33,7 @@ struct Arguments {
     access_key: String,
     #[arg(long, default_value = SECRET_KEY)]
     secret_key: String,
-    /// Forget the bodies of objects whose key contains TEXT (default: all), and believe the checksums they come with
+    /// Forget the bodies of objects whose key contains TEXT (default: all), once their checksums are verified
     #[arg(long, value_name = "TEXT", num_args = 0..=1, default_missing_value = "")]
     drop_bodies: Option<String>,
     /// Believe the checksums that bodies come with

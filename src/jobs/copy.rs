@@ -123,14 +123,7 @@ async fn bring_binaries(run: &RunContext, order: &CopyOrder, series: &Series) ->
     let beside = scanned?;
     classify(run, order, series, &suspects).await?;
     refuse_implausible(run, order, series, &beside)?;
-    run.report.count(|counts| counts.foreign += beside.foreign);
-    if beside.foreign > 0 {
-        run.report.notice(
-            "foreign",
-            beside.examples.join(", "),
-            format!("{} files or directories in the store are none of its own and were left alone", beside.foreign),
-        );
-    }
+    source::report_foreign(run, &beside);
     Ok(beside)
 }
 

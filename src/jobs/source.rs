@@ -16,6 +16,7 @@ use crate::model::key::Key;
 use crate::model::point::{DocumentFile, DocumentSet, PointName, RecordFile};
 use crate::repository::binaries::{BinaryStore, open_regular};
 use crate::repository::documents::{DocumentDirectory, DocumentReport, Earlier, PackedDocuments, SeenDocuments};
+use crate::repository::walk::Beside;
 
 /// A record is a key or a marker; one that is larger is something else.
 pub const RECORD_LIMIT: u64 = 16 << 20;
@@ -52,6 +53,16 @@ impl RepositorySource {
 /// What a store is called in the ledger: its path.
 pub fn store_name(store: &BinaryStore) -> String {
     store.root().display().to_string()
+}
+
+/// Counts what in a store is none of its own, and gives examples; it is left alone.
+pub fn report_foreign(run: &RunContext, beside: &Beside) {
+    run.report.count(|counts| counts.foreign += beside.foreign);
+    if beside.foreign > 0 {
+        let message =
+            format!("{} files or directories in the store are none of its own and were left alone", beside.foreign);
+        run.report.notice("foreign", beside.examples.join(", "), message);
+    }
 }
 
 /// Document ids on disk, so that memory does not grow with their number.

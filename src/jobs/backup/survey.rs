@@ -5,7 +5,7 @@ use anyhow::bail;
 use super::BackupOrder;
 use crate::jobs::context::RunContext;
 use crate::jobs::cursor::Cursor;
-use crate::jobs::source::store_name;
+use crate::jobs::source::{report_foreign, store_name};
 use crate::ledger::{Listed, Scratch};
 use crate::model::digest::Digest;
 use crate::model::layout::Owner;
@@ -77,12 +77,7 @@ fn walk(run: &RunContext, store: &BinaryStore, after: Option<Digest>) -> anyhow:
         }
     }
     let beside = walk.beside();
-    run.report.count(|counts| counts.foreign += beside.foreign);
-    if beside.foreign > 0 {
-        let message =
-            format!("{} files or directories in the store are none of its own and were left alone", beside.foreign);
-        run.report.notice("foreign", beside.examples.join(", "), message);
-    }
+    report_foreign(run, &beside);
     Ok(Survey { binaries, bytes, records: beside.records })
 }
 
