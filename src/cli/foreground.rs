@@ -32,7 +32,7 @@ pub(super) async fn run(
     output: Output,
     work: impl AsyncFnOnce(&RunContext) -> anyhow::Result<Ended>,
 ) -> anyhow::Result<Exit> {
-    let activation = Activation { job: job.to_owned(), kind, trigger: Trigger::Request };
+    let activation = Activation { job: job.to_owned(), kind, trigger: Trigger::Request, started_by: None };
     let report = Arc::new(Report::default());
     let running = session.runner.run(&activation, session.stop(), Arc::clone(&report), work);
     let run = progress::watch(&report, &session.stop(), running).await?;

@@ -103,6 +103,7 @@ mod tests {
             kind: Kind::Copy,
             trigger: Trigger::Request,
             outcome: Some(Outcome::Partial),
+            activated: "2026-11-22T07:35:00Z".parse().unwrap(),
             started: "2026-11-22T07:35:00Z".parse().unwrap(),
             finished: Some("2026-11-22T07:35:08Z".parse().unwrap()),
             progress: Progress::default(),
@@ -110,6 +111,7 @@ mod tests {
             result: Some("20261122T073500Z-12".into()),
             quarantine: None,
             error: None,
+            started_by: None,
             problems: Vec::new(),
         }
     }

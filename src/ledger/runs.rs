@@ -2,7 +2,7 @@
 
 use anyhow::Context as _;
 use jiff::Timestamp;
-use rusqlite::types::Type;
+use rusqlite::types::{Type, ValueRef};
 use rusqlite::{OptionalExtension as _, Row, params};
 
 use super::Ledger;
@@ -12,19 +12,37 @@ use crate::model::run::{Kind, Outcome, Problem, Progress, Run, RunId, Trigger};
 const SHOWN_PROBLEMS: u32 = 100;
 
 impl Ledger {
-    /// Records that a run begins, and gives it its number.
-    pub fn begin_run(&self, job: &str, kind: Kind, trigger: Trigger, now: Timestamp) -> anyhow::Result<RunId> {
+    /// Records that a run is asked for, and gives it its number.
+    pub fn add_run(
+        &self,
+        job: &str,
+        kind: Kind,
+        trigger: Trigger,
+        started_by: Option<&str>,
+        now: Timestamp,
+    ) -> anyhow::Result<RunId> {
         let connection = self.connection();
+        let now = now.to_string();
         connection
             .execute(
-                "INSERT INTO runs (job, kind, trigger, started, progress, counts) VALUES (?, ?, ?, ?, ?, '{}')",
-                params![job, kind.as_str(), trigger.as_str(), now.to_string(), to_json(&Progress::default())],
+                "INSERT INTO runs (job, kind, trigger, activated, started, started_by, progress, counts)
+                 VALUES (?1, ?2, ?3, ?4, ?4, ?5, ?6, '{}')",
+                params![job, kind.as_str(), trigger.as_str(), now, started_by, to_json(&Progress::default())],
             )
             .with_context(|| format!("record the start of {job}"))?;
         Ok(RunId::new(u64::try_from(connection.last_insert_rowid()).context("read a run's number")?))
     }
 
-    /// Records how a run ended: everything but its number, job, kind, trigger and start is taken from `run`.
+    /// Records that a run begins, having waited for others.
+    pub fn begin_run(&self, id: RunId, now: Timestamp) -> anyhow::Result<()> {
+        self.connection()
+            .execute("UPDATE runs SET started = ? WHERE id = ?", params![now.to_string(), id.get()])
+            .with_context(|| format!("record the start of run {id}"))?;
+        Ok(())
+    }
+
+    /// Records how a run ended: everything but its number, job, kind, trigger, start and who asked for it is taken
+    /// from `run`.
     pub fn end_run(&self, run: &Run) -> anyhow::Result<()> {
         let mut connection = self.connection();
         let record = || -> rusqlite::Result<()> {
@@ -99,6 +117,7 @@ fn problems(connection: &rusqlite::Connection, run: RunId) -> rusqlite::Result<V
 }
 
 fn read_run(row: &Row<'_>) -> rusqlite::Result<Run> {
+    let started = parsed::<Timestamp>(row, "started")?;
     Ok(Run {
         id: RunId::new(row.get("id")?),
         job: row.get("job")?,
@@ -108,7 +127,13 @@ fn read_run(row: &Row<'_>) -> rusqlite::Result<Run> {
             .get::<_, Option<String>>("outcome")?
             .map(|text| text.parse().map_err(|error: String| unreadable("outcome", error)))
             .transpose()?,
-        started: parsed::<Timestamp>(row, "started")?,
+        // A ledger that was not opened for writing since the program was renewed does not have the columns.
+        activated: if has(row, "activated") && row.get_ref("activated")? != ValueRef::Null {
+            parsed(row, "activated")?
+        } else {
+            started
+        },
+        started,
         finished: row
             .get::<_, Option<String>>("finished")?
             .map(|text| text.parse().map_err(|error: jiff::Error| unreadable("finished", error)))
@@ -118,8 +143,13 @@ fn read_run(row: &Row<'_>) -> rusqlite::Result<Run> {
         result: row.get("result")?,
         quarantine: row.get("quarantine")?,
         error: row.get("error")?,
+        started_by: if has(row, "started_by") { row.get("started_by")? } else { None },
         problems: Vec::new(),
     })
+}
+
+fn has(row: &Row<'_>, column: &str) -> bool {
+    row.as_ref().column_index(column).is_ok()
 }
 
 fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(row: &Row<'_>, column: &str) -> rusqlite::Result<T> {

@@ -9,7 +9,8 @@ use rusqlite::Connection;
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What each `user_version` adds to the one before it; a released entry is never changed.
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
 CREATE TABLE runs (                -- every run, for good
     id         INTEGER PRIMARY KEY AUTOINCREMENT,
     job        TEXT NOT NULL,
@@ -87,7 +88,33 @@ CREATE TABLE manifests (           -- manifests at destinations, which never cha
     content     TEXT NOT NULL,     -- JSON
     PRIMARY KEY (destination, key)
 ) WITHOUT ROWID;
-"];
+",
+    "
+ALTER TABLE runs ADD COLUMN activated TEXT;   -- when it was asked for; it began when it could
+ALTER TABLE runs ADD COLUMN started_by TEXT;  -- the administrator who asked for it
+CREATE INDEX runs_of_job ON runs (job, id);
+CREATE TABLE slots (               -- how far the schedule of a job has been acted upon
+    job  TEXT PRIMARY KEY,
+    last TEXT NOT NULL             -- the latest slot that was, RFC 3339, UTC
+) WITHOUT ROWID;
+CREATE TABLE pending (             -- binaries that a watcher saw and a copy has not dealt with
+    job    TEXT NOT NULL,
+    digest BLOB NOT NULL,
+    seen   TEXT NOT NULL,          -- RFC 3339, UTC
+    PRIMARY KEY (job, digest)
+) WITHOUT ROWID;
+CREATE TABLE unwatched (           -- copies whose store may hold what no watcher saw, until a scan has ended
+    job   TEXT PRIMARY KEY,
+    since TEXT NOT NULL            -- RFC 3339, UTC
+) WITHOUT ROWID;
+CREATE TABLE sessions (            -- logins that have not expired
+    token   BLOB PRIMARY KEY,      -- SHA-256 of the token
+    email   TEXT NOT NULL,
+    proof   BLOB NOT NULL,         -- SHA-256 of the password's hash: a new password ends the session
+    expires TEXT NOT NULL          -- RFC 3339, UTC
+) WITHOUT ROWID;
+",
+];
 
 /// Sets the connection up and brings the tables to this program's version.
 pub(super) fn prepare(connection: &mut Connection) -> anyhow::Result<()> {

@@ -196,7 +196,9 @@ pub struct Run {
     pub trigger: Trigger,
     /// How it ended; null while it runs.
     pub outcome: Option<Outcome>,
-    /// When it began.
+    /// When it was asked for.
+    pub activated: Timestamp,
+    /// When it began; while it waits for others, when it was asked for.
     pub started: Timestamp,
     /// When it ended; null while it runs.
     pub finished: Option<Timestamp>,
@@ -210,6 +212,8 @@ pub struct Run {
     pub quarantine: Option<String>,
     /// Why it failed.
     pub error: Option<String>,
+    /// The administrator who asked for it, by e-mail address.
+    pub started_by: Option<String>,
     /// What it could not do, by name: the first hundred.
     pub problems: Vec<Problem>,
 }

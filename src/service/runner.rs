@@ -4,6 +4,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use futures_util::FutureExt as _;
+use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use crate::jobs::context::{Clock, Ended, Report, RunContext, is_cancelled};
@@ -21,6 +22,19 @@ pub struct Activation {
     pub kind: Kind,
     /// Why it begins.
     pub trigger: Trigger,
+    /// The administrator who asked for it.
+    pub started_by: Option<String>,
+}
+
+/// A run that is recorded and has not begun.
+#[derive(Clone, Debug)]
+pub struct Added {
+    /// Its number.
+    pub id: RunId,
+    /// When it was asked for.
+    pub activated: Timestamp,
+    /// What is to be run.
+    pub activation: Activation,
 }
 
 /// Runs jobs and records them.
@@ -45,7 +59,16 @@ impl Runner {
         }
     }
 
-    /// Runs `work` to its end and records it. The error is that of the record; that of the work is in the run.
+    /// Records that a run is asked for: it has a number, and has not begun.
+    pub fn add(&self, activation: &Activation) -> anyhow::Result<Added> {
+        let Activation { job, kind, trigger, started_by } = activation;
+        let activated = self.clock.now();
+        let id = self.ledger.add_run(job, *kind, *trigger, started_by.as_deref(), activated)?;
+        Ok(Added { id, activated, activation: activation.clone() })
+    }
+
+    /// Runs `work` at once, to its end, and records it. The error is that of the record; that of the work is in the
+    /// run.
     pub async fn run(
         &self,
         activation: &Activation,
@@ -53,9 +76,20 @@ impl Runner {
         report: Arc<Report>,
         work: impl AsyncFnOnce(&RunContext) -> anyhow::Result<Ended>,
     ) -> anyhow::Result<Run> {
-        let Activation { job, kind, trigger } = activation;
+        self.perform(self.add(activation)?, stop, report, work).await
+    }
+
+    /// Runs `work` as a run that was added, to its end, and records it. Errors are as with [`run`](Self::run).
+    pub async fn perform(
+        &self,
+        added: Added,
+        stop: CancellationToken,
+        report: Arc<Report>,
+        work: impl AsyncFnOnce(&RunContext) -> anyhow::Result<Ended>,
+    ) -> anyhow::Result<Run> {
+        let Added { id, activated, activation: Activation { job, kind, trigger, started_by } } = added;
         let started = self.clock.now();
-        let id = self.ledger.begin_run(job, *kind, *trigger, started)?;
+        self.ledger.begin_run(id, started)?;
         let context = RunContext {
             id,
             started,
@@ -70,10 +104,11 @@ impl Runner {
         let (outcome, ended, error) = judge(ended, &report, context.stop.is_cancelled());
         let run = Run {
             id,
-            job: job.clone(),
-            kind: *kind,
-            trigger: *trigger,
+            job,
+            kind,
+            trigger,
             outcome: Some(outcome),
+            activated,
             started,
             finished: Some(self.clock.now()),
             progress: report.progress(),
@@ -81,6 +116,7 @@ impl Runner {
             result: ended.result,
             quarantine: ended.quarantine,
             error,
+            started_by,
             problems: report.problems(),
         };
         self.ledger.end_run(&run)?;

@@ -738,7 +738,7 @@ async fn uploads_of_a_backup_under_way_are_left_alone() {
     let key = Key::parse("archives/BackupDaemonJob1-0.zip").unwrap();
     let destination = lab.runner.ledger.destination("memory:").unwrap();
     let begun = "2100-01-01T00:00:00Z".parse().unwrap();
-    let backup = lab.runner.ledger.begin_run("backup.main", Kind::Backup, Trigger::Request, begun).unwrap();
+    let backup = lab.runner.ledger.add_run("backup.main", Kind::Backup, Trigger::Request, None, begun).unwrap();
     lab.runner.ledger.begin_upload(destination, &key, backup).unwrap();
     let theirs = store.inner.begin(&key).await.unwrap();
     let left_over = store.inner.begin(&Key::parse("archives/left-over.zip").unwrap()).await.unwrap();

@@ -29,7 +29,7 @@ fn filled(directory: &TempDir) {
         .map(|i| Change::Added { digest: sha1(&i.to_le_bytes()), bytes: u64::from(i), new_object: true })
         .collect();
     ledger.record_changes(destination, series, &changes).unwrap();
-    ledger.begin_run("copy.main", Kind::Copy, Trigger::Request, NOW).unwrap();
+    ledger.add_run("copy.main", Kind::Copy, Trigger::Request, None, NOW).unwrap();
 }
 
 #[test]
@@ -55,7 +55,7 @@ fn the_state_directory_is_made_but_not_its_parents() {
 fn runs_that_were_cut_are_closed_and_history_survives() {
     let directory = TempDir::new().unwrap();
     let (ledger, _) = open(&directory);
-    let id = ledger.begin_run("copy.main", Kind::Copy, Trigger::Schedule, NOW).unwrap();
+    let id = ledger.add_run("copy.main", Kind::Copy, Trigger::Schedule, None, NOW).unwrap();
     drop(ledger);
     let (ledger, set_aside) = open(&directory);
     assert_eq!(set_aside, None);
@@ -64,7 +64,7 @@ fn runs_that_were_cut_are_closed_and_history_survives() {
     assert_eq!(ledger.interrupt_open_runs(NOW).unwrap(), 0);
     let run = ledger.run(id).unwrap().unwrap();
     assert_eq!((run.outcome, run.finished), (Some(Outcome::Interrupted), Some(NOW)));
-    let next = ledger.begin_run("copy.main", Kind::Copy, Trigger::Overdue, NOW).unwrap();
+    let next = ledger.add_run("copy.main", Kind::Copy, Trigger::Overdue, None, NOW).unwrap();
     assert!(next > id);
     assert_eq!(ledger.runs(Some("copy.main"), 10).unwrap().len(), 2);
     assert_eq!(ledger.runs(Some("backup.main"), 10).unwrap(), []);
@@ -113,7 +113,7 @@ fn a_damaged_ledger_is_set_aside_and_work_goes_on() {
         assert_eq!(fs::read(&set_aside.to).unwrap(), content, "{name}");
         assert!(!set_aside.cause.is_empty());
         assert_eq!(ledger.runs(None, 10).unwrap(), []);
-        ledger.begin_run("copy.main", Kind::Copy, Trigger::Request, NOW).unwrap();
+        ledger.add_run("copy.main", Kind::Copy, Trigger::Request, None, NOW).unwrap();
         drop(ledger);
         // A second one goes to a place of its own.
         fs::write(&path, "no ledger at all, and long enough to be looked at").unwrap();
@@ -143,7 +143,7 @@ fn uploads_of_runs_under_way_are_nobody_elses() {
     let directory = TempDir::new().unwrap();
     let (ledger, _) = open(&directory);
     let destination = ledger.destination("memory:").unwrap();
-    let run = ledger.begin_run("backup.main", Kind::Backup, Trigger::Request, NOW).unwrap();
+    let run = ledger.add_run("backup.main", Kind::Backup, Trigger::Request, None, NOW).unwrap();
     let key = Key::parse("archives/a.zip").unwrap();
     ledger.begin_upload(destination, &key, run).unwrap();
     assert_eq!(ledger.open_uploads(destination).unwrap(), []);

@@ -225,7 +225,7 @@ impl<'a> Story<'a> {
         work: impl AsyncFnOnce(&RunContext) -> anyhow::Result<Ended>,
     ) -> anyhow::Result<Run> {
         self.go_on()?;
-        let activation = Activation { job: job.to_owned(), kind, trigger: Trigger::Request };
+        let activation = Activation { job: job.to_owned(), kind, trigger: Trigger::Request, started_by: None };
         let (report, stop) = (Arc::new(Report::default()), self.session.stop());
         let running = self.session.runner.run(&activation, stop.clone(), Arc::clone(&report), work);
         // The story is a long chain of runs, each with a large future.
