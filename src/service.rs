@@ -1,5 +1,16 @@
-//! What runs jobs: the clock, the signals, and the record of every run.
+//! What runs jobs: the clock, the signals, the record of every run, and the daemon around them.
 
 pub mod clock;
+pub mod daemon;
+mod dispatcher;
+pub mod docket;
+pub mod journal;
+pub mod live;
+pub mod request;
 pub mod runner;
 pub mod signals;
+pub mod site;
+pub mod status;
+mod words;
+
+pub use dispatcher::Manager;

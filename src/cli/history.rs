@@ -7,7 +7,7 @@ use crate::cli::{terminal, text};
 use crate::config::Config;
 use crate::jobs::context::Clock as _;
 use crate::ledger::{Ledger, StateLock};
-use crate::model::run::Run;
+use crate::model::run::{Run, RunFilter};
 use crate::service::clock::SystemClock;
 
 #[derive(Debug, clap::Args)]
@@ -39,7 +39,7 @@ pub(super) fn history(config: &Config, arguments: &Arguments) -> anyhow::Result<
 }
 
 fn runs(config: &Config, ledger: &Ledger, arguments: &Arguments) -> anyhow::Result<Vec<Run>> {
-    let read = || ledger.runs(arguments.job.as_deref(), arguments.limit);
+    let read = || ledger.runs(&RunFilter::latest(arguments.job.as_deref(), arguments.limit));
     let runs = read()?;
     if runs.iter().all(|run| run.outcome.is_some()) || !interrupt(config) {
         return Ok(runs);

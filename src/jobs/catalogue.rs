@@ -1,10 +1,11 @@
 //! What a destination has to restore from: its restore points and archives, by their manifests.
 
 use std::collections::BTreeSet;
+use std::fmt;
 
 use anyhow::{Context as _, bail};
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned};
 
 use super::context::Destination;
 use super::download::fetch_small;
@@ -46,6 +47,28 @@ pub enum RestorableName {
     Point(PointName),
     /// An archive.
     Archive(ArchiveName),
+}
+
+/// What [`Restorable::name`] says and `parse` takes.
+impl fmt::Display for RestorableName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Point(name) => name.fmt(f),
+            Self::Archive(name) => write!(f, "{name}.zip"),
+        }
+    }
+}
+
+impl Serialize for RestorableName {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for RestorableName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
 }
 
 impl std::str::FromStr for RestorableName {

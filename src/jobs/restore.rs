@@ -19,7 +19,7 @@ use super::catalogue::RestorableName;
 use super::context::{Destination, Ended, RunContext};
 use crate::ledger::Scratch;
 use crate::model::digest::Digest;
-use crate::model::run::Outcome;
+use crate::model::run::{Outcome, RunFilter};
 use crate::repository::binaries::BinaryStore;
 use compare::Comparison;
 use contents::Contents;
@@ -119,7 +119,7 @@ pub async fn restore(run: &RunContext, order: &RestoreOrder) -> anyhow::Result<E
 
 /// A restore that was cut by a crash could not say where it put what it replaced, so the next one does.
 fn name_earlier_quarantines(run: &RunContext, staging: &Staging) -> anyhow::Result<()> {
-    let earlier = run.ledger.runs(None, REMEMBERED_RUNS)?;
+    let earlier = run.ledger.runs(&RunFilter::latest(None, REMEMBERED_RUNS))?;
     for cut in earlier.iter().filter(|run| run.outcome == Some(Outcome::Interrupted)) {
         if let Some(path) = staging.quarantine_of(cut.id) {
             let message = "a restore that was cut short moved files of the repository here";

@@ -6,7 +6,7 @@ use rusqlite::types::{Type, ValueRef};
 use rusqlite::{OptionalExtension as _, Row, params};
 
 use super::Ledger;
-use crate::model::run::{Kind, Outcome, Problem, Progress, Run, RunId, Trigger};
+use crate::model::run::{Kind, Outcome, Problem, Progress, Run, RunFilter, RunId, Trigger};
 
 /// How many problems of a run are shown with it; all that were recorded stay in the table.
 const SHOWN_PROBLEMS: u32 = 100;
@@ -67,29 +67,79 @@ impl Ledger {
                 insert.execute(params![run.id.get(), problem.kind, problem.subject, problem.message])?;
             }
             drop(insert);
+            if matches!(run.outcome, Some(Outcome::Succeeded | Outcome::Partial)) {
+                transaction.execute("DELETE FROM owed WHERE job = ?", [&run.job])?;
+            }
             transaction.commit()
         };
         let mut record = record;
         record().with_context(|| format!("record the end of run {}", run.id))
     }
 
-    /// Closes the runs that a process left open when it ended without ending them; gives how many.
+    /// Closes the runs that a process left open when it ended without ending them, and notes that their jobs are to be
+    /// run again; gives how many.
     pub fn interrupt_open_runs(&self, now: Timestamp) -> anyhow::Result<usize> {
-        self.connection()
-            .execute(
+        let mut connection = self.connection();
+        let close = || -> rusqlite::Result<usize> {
+            let transaction = connection.transaction()?;
+            transaction.execute(
+                "INSERT OR IGNORE INTO owed SELECT job FROM runs WHERE outcome IS NULL AND kind IN (?, ?)",
+                [Kind::Copy.as_str(), Kind::Backup.as_str()],
+            )?;
+            let closed = transaction.execute(
                 "UPDATE runs SET outcome = ?, finished = ?, error = 'the process ended before the run did'
                  WHERE outcome IS NULL",
                 params![Outcome::Interrupted.as_str(), now.to_string()],
-            )
-            .context("close interrupted runs")
+            )?;
+            transaction.commit()?;
+            Ok(closed)
+        };
+        let mut close = close;
+        close().context("close interrupted runs")
     }
 
-    /// The latest runs, newest first: at most `limit`, of one job if one is named.
-    pub fn runs(&self, job: Option<&str>, limit: u32) -> anyhow::Result<Vec<Run>> {
+    /// Notes that a job is to be run again, also after a restart, until a run of it succeeds.
+    pub fn owe(&self, job: &str) -> anyhow::Result<()> {
+        self.connection()
+            .execute("INSERT OR IGNORE INTO owed VALUES (?)", [job])
+            .with_context(|| format!("note that {job} is to be run again"))?;
+        Ok(())
+    }
+
+    /// The jobs that are to be run again.
+    pub fn owed(&self) -> anyhow::Result<Vec<String>> {
         let connection = self.connection();
-        let mut statement =
-            connection.prepare("SELECT * FROM runs WHERE ?1 IS NULL OR job = ?1 ORDER BY id DESC LIMIT ?2")?;
-        let mut runs = statement.query_map(params![job, limit], read_run)?.collect::<Result<Vec<_>, _>>()?;
+        let mut statement = connection.prepare("SELECT job FROM owed ORDER BY job")?;
+        Ok(statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?)
+    }
+
+    /// Takes runs out of the history that ended before this time; the latest of each job and the latest that
+    /// succeeded stay. Gives how many went.
+    pub fn forget_runs(&self, before: Timestamp) -> anyhow::Result<usize> {
+        self.connection()
+            .execute(
+                "DELETE FROM runs WHERE outcome IS NOT NULL AND julianday(finished) < julianday(?)
+                 AND id NOT IN (SELECT max(id) FROM runs GROUP BY job)
+                 AND id NOT IN (SELECT max(id) FROM runs WHERE outcome = ? GROUP BY job)",
+                params![before.to_string(), Outcome::Succeeded.as_str()],
+            )
+            .context("take old runs out of the history")
+    }
+
+    /// The latest runs, newest first.
+    pub fn runs(&self, filter: &RunFilter) -> anyhow::Result<Vec<Run>> {
+        let connection = self.connection();
+        let mut statement = connection.prepare(
+            "SELECT * FROM runs WHERE (?1 IS NULL OR job = ?1) AND (?2 IS NULL OR outcome = ?2)
+             AND (?3 IS NULL OR id < ?3) ORDER BY id DESC LIMIT ?4",
+        )?;
+        let wanted = params![
+            filter.job,
+            filter.outcome.map(Outcome::as_str),
+            filter.before.map(|id| i64::try_from(id.get()).unwrap_or(i64::MAX)),
+            filter.limit
+        ];
+        let mut runs = statement.query_map(wanted, read_run)?.collect::<Result<Vec<_>, _>>()?;
         drop(statement);
         for run in &mut runs {
             run.problems = problems(&connection, run.id)?;
@@ -97,10 +147,27 @@ impl Ledger {
         Ok(runs)
     }
 
+    /// Of each of these jobs the latest run that has ended.
+    pub fn last_runs(&self, jobs: &[String]) -> anyhow::Result<Vec<Run>> {
+        let connection = self.connection();
+        let mut last = connection
+            .prepare_cached("SELECT * FROM runs WHERE job = ? AND outcome IS NOT NULL ORDER BY id DESC LIMIT 1")?;
+        let mut runs = Vec::new();
+        for job in jobs {
+            if let Some(mut run) = last.query_row([job], read_run).optional()? {
+                run.problems = problems(&connection, run.id)?;
+                runs.push(run);
+            }
+        }
+        Ok(runs)
+    }
+
     /// One run.
     pub fn run(&self, id: RunId) -> anyhow::Result<Option<Run>> {
         let connection = self.connection();
-        let run = connection.query_row("SELECT * FROM runs WHERE id = ?", [id.get()], read_run).optional()?;
+        let run = connection
+            .query_row("SELECT * FROM runs WHERE id = ?", [i64::try_from(id.get()).unwrap_or(-1)], read_run)
+            .optional()?;
         let Some(mut run) = run else { return Ok(None) };
         run.problems = problems(&connection, id)?;
         Ok(Some(run))

@@ -97,6 +97,9 @@ CREATE TABLE slots (               -- how far the schedule of a job has been act
     job  TEXT PRIMARY KEY,
     last TEXT NOT NULL             -- the latest slot that was, RFC 3339, UTC
 ) WITHOUT ROWID;
+CREATE TABLE owed (                -- jobs to be run again: their last run was cut, or failed without being asked for
+    job TEXT PRIMARY KEY
+) WITHOUT ROWID;
 CREATE TABLE pending (             -- binaries that a watcher saw and a copy has not dealt with
     job    TEXT NOT NULL,
     digest BLOB NOT NULL,

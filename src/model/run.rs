@@ -218,6 +218,26 @@ pub struct Run {
     pub problems: Vec<Problem>,
 }
 
+/// Which runs are to be shown.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RunFilter {
+    /// Only those of this job.
+    pub job: Option<String>,
+    /// Only those that ended like this.
+    pub outcome: Option<Outcome>,
+    /// How many at most.
+    pub limit: u32,
+    /// Only those with a smaller number.
+    pub before: Option<RunId>,
+}
+
+impl RunFilter {
+    /// The latest runs: at most so many, of one job if one is named.
+    pub fn latest(job: Option<&str>, limit: u32) -> Self {
+        Self { job: job.map(str::to_owned), limit, ..Self::default() }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

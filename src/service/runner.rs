@@ -76,20 +76,24 @@ impl Runner {
         report: Arc<Report>,
         work: impl AsyncFnOnce(&RunContext) -> anyhow::Result<Ended>,
     ) -> anyhow::Result<Run> {
-        self.perform(self.add(activation)?, stop, report, work).await
+        let added = self.add(activation)?;
+        let started = self.clock.now();
+        self.ledger.begin_run(added.id, started)?;
+        let run = self.perform(added, started, stop, report, work).await;
+        self.ledger.end_run(&run)?;
+        Ok(run)
     }
 
-    /// Runs `work` as a run that was added, to its end, and records it. Errors are as with [`run`](Self::run).
+    /// Runs `work` as a run that was added and begins now, to its end; recording the end is left to the caller.
     pub async fn perform(
         &self,
         added: Added,
+        started: Timestamp,
         stop: CancellationToken,
         report: Arc<Report>,
         work: impl AsyncFnOnce(&RunContext) -> anyhow::Result<Ended>,
-    ) -> anyhow::Result<Run> {
+    ) -> Run {
         let Added { id, activated, activation: Activation { job, kind, trigger, started_by } } = added;
-        let started = self.clock.now();
-        self.ledger.begin_run(id, started)?;
         let context = RunContext {
             id,
             started,
@@ -102,7 +106,7 @@ impl Runner {
         let ended = AssertUnwindSafe(work(&context)).catch_unwind().await;
         let ended = ended.unwrap_or_else(|panic| Err(anyhow::anyhow!("internal error: {}", panic_text(&*panic))));
         let (outcome, ended, error) = judge(ended, &report, context.stop.is_cancelled());
-        let run = Run {
+        Run {
             id,
             job,
             kind,
@@ -118,9 +122,7 @@ impl Runner {
             error,
             started_by,
             problems: report.problems(),
-        };
-        self.ledger.end_run(&run)?;
-        Ok(run)
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::fs;
 
 use holdfast::ledger::{Change, FILE, InUse, Ledger, Listed, StateLock};
 use holdfast::model::key::Key;
-use holdfast::model::run::{Kind, Outcome, RunId, Trigger};
+use holdfast::model::run::{Kind, Outcome, RunFilter, RunId, Trigger};
 use jiff::Timestamp;
 use rusqlite::Connection;
 use tempfile::TempDir;
@@ -66,10 +66,10 @@ fn runs_that_were_cut_are_closed_and_history_survives() {
     assert_eq!((run.outcome, run.finished), (Some(Outcome::Interrupted), Some(NOW)));
     let next = ledger.add_run("copy.main", Kind::Copy, Trigger::Overdue, None, NOW).unwrap();
     assert!(next > id);
-    assert_eq!(ledger.runs(Some("copy.main"), 10).unwrap().len(), 2);
-    assert_eq!(ledger.runs(Some("backup.main"), 10).unwrap(), []);
+    assert_eq!(ledger.runs(&RunFilter::latest(Some("copy.main"), 10)).unwrap().len(), 2);
+    assert_eq!(ledger.runs(&RunFilter::latest(Some("backup.main"), 10)).unwrap(), []);
     let reader = Ledger::open_to_read(directory.path()).unwrap().unwrap();
-    assert_eq!(reader.runs(None, 1).unwrap()[0].id, next, "a second process may read");
+    assert_eq!(reader.runs(&RunFilter::latest(None, 1)).unwrap()[0].id, next, "a second process may read");
     assert_eq!(reader.run(RunId::new(99)).unwrap(), None);
 }
 
@@ -112,7 +112,7 @@ fn a_damaged_ledger_is_set_aside_and_work_goes_on() {
         let set_aside = set_aside.unwrap_or_else(|| panic!("{name} was not noticed"));
         assert_eq!(fs::read(&set_aside.to).unwrap(), content, "{name}");
         assert!(!set_aside.cause.is_empty());
-        assert_eq!(ledger.runs(None, 10).unwrap(), []);
+        assert_eq!(ledger.runs(&RunFilter::latest(None, 10)).unwrap(), []);
         ledger.add_run("copy.main", Kind::Copy, Trigger::Request, None, NOW).unwrap();
         drop(ledger);
         // A second one goes to a place of its own.

@@ -9,7 +9,7 @@ use crate::jobs::source::{report_foreign, store_name};
 use crate::ledger::{Listed, Scratch};
 use crate::model::digest::Digest;
 use crate::model::layout::Owner;
-use crate::model::run::Outcome;
+use crate::model::run::{Outcome, RunFilter};
 use crate::repository::binaries::BinaryStore;
 use crate::repository::walk::{Found, Walk};
 
@@ -114,7 +114,7 @@ fn refuse_implausible(run: &RunContext, job: &str, store: &BinaryStore) -> anyho
     }
     let before = run
         .ledger
-        .runs(Some(job), REMEMBERED_RUNS)?
+        .runs(&RunFilter::latest(Some(job), REMEMBERED_RUNS))?
         .into_iter()
         .find(|earlier| matches!(earlier.outcome, Some(Outcome::Succeeded | Outcome::Partial)))
         .map_or(0, |earlier| earlier.counts.examined);

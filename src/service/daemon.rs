@@ -1,0 +1,212 @@
+//! The running service, as those see it who ask it for something: HTTP, the scheduler, the watcher.
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use jiff::Timestamp;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::dispatcher::{COMMANDS, Command, Dispatcher, Manager};
+use super::live::{Board, Live};
+use super::request::{JobOptions, Refusal, RestoreRequest, VerifyRequest};
+use super::runner::Runner;
+use super::site::{Site, Work};
+use super::status::{JobStatus, Status};
+use crate::jobs::catalogue::Restorable;
+use crate::jobs::context::{Clock, Report};
+use crate::jobs::restore::RestorePlan;
+use crate::ledger::Ledger;
+use crate::model::run::{Run, RunFilter, RunId, Trigger};
+
+/// The running service; clones are the same one.
+#[derive(Clone, Debug)]
+pub struct Daemon(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    runner: Runner,
+    /// Reads beside the writer, and never waits for it.
+    reader: Arc<Ledger>,
+    site: RwLock<Arc<dyn Site>>,
+    board: Arc<Board>,
+    commands: mpsc::Sender<Command>,
+    started: Timestamp,
+    stop: CancellationToken,
+}
+
+/// The loop behind a [`Daemon`], which somebody must run.
+#[derive(Debug)]
+pub struct Engine(Dispatcher);
+
+impl Engine {
+    /// Goes round until `stop` has fired and every run has ended; tells `manager` at least every `beat`.
+    pub async fn run(self, manager: &impl Manager, beat: Duration) {
+        self.0.run(manager, beat).await;
+    }
+}
+
+impl Daemon {
+    /// A service that works by `site`, and its loop; `stop` ends both and all runs.
+    pub fn new(runner: Runner, site: Arc<dyn Site>, stop: CancellationToken) -> anyhow::Result<(Self, Engine)> {
+        let reader = Ledger::open_to_read(runner.ledger.directory())?.context("read the ledger: there is none")?;
+        let (sender, commands) = mpsc::channel(COMMANDS);
+        let board = Arc::new(Board::default());
+        let engine = Dispatcher::new(runner.clone(), Arc::clone(&site), Arc::clone(&board), commands, stop.clone());
+        let inner = Inner {
+            started: runner.clock.now(),
+            reader: Arc::new(reader),
+            runner,
+            site: RwLock::new(site),
+            board,
+            commands: sender,
+            stop,
+        };
+        Ok((Self(Arc::new(inner)), Engine(engine)))
+    }
+
+    /// The ledger, to write.
+    pub fn ledger(&self) -> &Arc<Ledger> {
+        &self.0.runner.ledger
+    }
+
+    /// The time.
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.0.runner.clock
+    }
+
+    /// The configuration that is worked by.
+    pub fn site(&self) -> Arc<dyn Site> {
+        Arc::clone(&self.0.site.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Starts a job because of `trigger`, or finds it waiting: the run is recorded, and begins when it can.
+    pub async fn activate(&self, job: &str, trigger: Trigger) -> Result<Run, Refusal> {
+        self.command(|reply| Command::Activate {
+            job: job.to_owned(),
+            trigger,
+            options: JobOptions::default(),
+            by: None,
+            reply,
+        })
+        .await?
+    }
+
+    /// Starts a job because somebody asked.
+    pub async fn start(&self, job: &str, options: JobOptions, by: Option<&str>) -> Result<Run, Refusal> {
+        self.command(|reply| Command::Activate {
+            job: job.to_owned(),
+            trigger: Trigger::Request,
+            options,
+            by: by.map(str::to_owned),
+            reply,
+        })
+        .await?
+    }
+
+    /// Starts a restore; refused while another restore replaces the same repository.
+    pub async fn restore(&self, request: RestoreRequest, by: Option<&str>) -> Result<Run, Refusal> {
+        self.ask(Work::Restore(request), by).await
+    }
+
+    /// Starts a verification.
+    pub async fn verify(&self, request: VerifyRequest, by: Option<&str>) -> Result<Run, Refusal> {
+        self.ask(Work::Verify(request), by).await
+    }
+
+    async fn ask(&self, work: Work, by: Option<&str>) -> Result<Run, Refusal> {
+        self.command(|reply| Command::Ask { work, by: by.map(str::to_owned), reply }).await?
+    }
+
+    /// What a restore would do; that takes as long as reading what is there, and is no run.
+    pub async fn plan(&self, request: &RestoreRequest) -> Result<RestorePlan, Refusal> {
+        let site = self.site();
+        site.replaced_by(request)?;
+        let report = Arc::new(Report::default());
+        let context = self.0.runner.unrecorded(self.0.stop.child_token(), report);
+        site.plan(&context, request).await.map_err(|error| Refusal::Conflict(format!("{error:#}")))
+    }
+
+    /// Stops a run at its next safe point; one that has ended stays as it is.
+    pub async fn cancel(&self, id: RunId) -> Result<Run, Refusal> {
+        self.command(|reply| Command::Cancel { id, reply }).await?;
+        let run = self.run(id).await.map_err(Refusal::Internal)?;
+        run.ok_or_else(|| Refusal::NotFound(format!("there is no run {id}")))
+    }
+
+    /// Works by another configuration from now on; runs under way end by the old one.
+    pub async fn adopt(&self, site: Arc<dyn Site>) -> Result<(), Refusal> {
+        *self.0.site.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&site);
+        self.command(|reply| Command::Adopt { site, reply }).await
+    }
+
+    async fn command<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        self.0.commands.send(command(reply)).await.map_err(|_| Refusal::Stopping)?;
+        answer.await.map_err(|_| Refusal::Stopping)
+    }
+
+    /// A run as it is now.
+    pub async fn run(&self, id: RunId) -> anyhow::Result<Option<Run>> {
+        // In this order: it is taken off the board after it is recorded.
+        match self.0.board.get(id) {
+            Some(live) => Ok(Some(live.view())),
+            None => self.read(move |ledger| ledger.run(id)).await,
+        }
+    }
+
+    /// Runs as they are now, newest first.
+    pub async fn runs(&self, filter: RunFilter) -> anyhow::Result<Vec<Run>> {
+        let mut runs = self.read(move |ledger| ledger.runs(&filter)).await?;
+        for run in runs.iter_mut().filter(|run| run.outcome.is_none()) {
+            if let Some(now) = self.run(run.id).await? {
+                *run = now;
+            }
+        }
+        Ok(runs)
+    }
+
+    /// What there is to restore from, newest first; destinations that do not answer are named in the second list.
+    pub async fn points(&self) -> (Vec<Restorable>, Vec<String>) {
+        self.site().points(&self.0.reader).await
+    }
+
+    /// What the service is at.
+    pub async fn status(&self) -> anyhow::Result<Status> {
+        let lives = self.0.board.all();
+        let of = |job: &str, begun: bool| {
+            let of_job = |live: &&Arc<Live>| live.added.activation.job == job && live.has_begun() == begun;
+            lives.iter().find(of_job).map(|live| live.added.id)
+        };
+        let names: Vec<String> = self.site().jobs().into_iter().map(|spec| spec.name).collect();
+        let last = self.read(move |ledger| ledger.last_runs(&names)).await?;
+        let jobs = self.site().jobs().into_iter().map(|spec| JobStatus {
+            running: of(&spec.name, true),
+            waiting: of(&spec.name, false),
+            last_run: last.iter().find(|run| run.job == spec.name).cloned(),
+            job: spec.name,
+            kind: spec.kind,
+            repository: spec.repository,
+            destination: spec.destination,
+        });
+        let views =
+            |begun: bool| lives.iter().filter(|live| live.has_begun() == begun).map(|live| live.view()).collect();
+        Ok(Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started: self.0.started,
+            stopping: self.0.stop.is_cancelled(),
+            jobs: jobs.collect(),
+            running: views(true),
+            waiting: views(false),
+        })
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Ledger) -> anyhow::Result<T> + Send + 'static,
+    ) -> anyhow::Result<T> {
+        let reader = Arc::clone(&self.0.reader);
+        tokio::task::spawn_blocking(move || work(&reader)).await.context("read the ledger")?
+    }
+}

@@ -1,0 +1,80 @@
+//! What the daemon is told of the configuration, and what it has done by whoever knows it.
+
+use std::fmt::Debug;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio_util::sync::CancellationToken;
+
+use super::docket::{Access, Needs};
+use super::request::{JobOptions, Refusal, RestoreRequest, VerifyRequest};
+use crate::jobs::catalogue::Restorable;
+use crate::jobs::context::{Ended, RunContext};
+use crate::jobs::restore::RestorePlan;
+use crate::ledger::Ledger;
+use crate::model::run::Kind;
+
+/// A job of the configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobSpec {
+    /// Its name, such as `copy.binaries`.
+    pub name: String,
+    /// What it does.
+    pub kind: Kind,
+    /// What it reads.
+    pub repository: String,
+    /// Where it writes.
+    pub destination: String,
+}
+
+/// What a run is to do.
+#[derive(Clone, Debug)]
+pub enum Work {
+    /// A job of the configuration.
+    Job {
+        /// Its name.
+        name: String,
+        /// How it is to be run this time.
+        options: JobOptions,
+    },
+    /// A restore.
+    Restore(RestoreRequest),
+    /// A verification.
+    Verify(VerifyRequest),
+}
+
+/// What one configuration means; a new one takes its place when it is read again, and runs under way keep theirs.
+#[async_trait]
+pub trait Site: Debug + Send + Sync {
+    /// The jobs.
+    fn jobs(&self) -> Vec<JobSpec>;
+
+    /// How many runs there may be at once.
+    fn runs_at_once(&self) -> usize;
+
+    /// How long ended runs are kept in the history.
+    fn history(&self) -> Duration;
+
+    /// The repository that a restore would replace: none if it goes elsewhere. Refuses what cannot be meant.
+    fn replaced_by(&self, request: &RestoreRequest) -> Result<Option<String>, Refusal>;
+
+    /// Refuses a verification that cannot be meant.
+    fn check(&self, request: &VerifyRequest) -> Result<(), Refusal>;
+
+    /// Does the work; `hurry` fires when others wait for it to end, and it only lingers.
+    async fn perform(&self, run: &RunContext, work: &Work, hurry: &CancellationToken) -> anyhow::Result<Ended>;
+
+    /// What a restore would do; changes nothing.
+    async fn plan(&self, run: &RunContext, request: &RestoreRequest) -> anyhow::Result<RestorePlan>;
+
+    /// What there is to restore from, newest first. Destinations that do not answer are named in the second list.
+    async fn points(&self, ledger: &Ledger) -> (Vec<Restorable>, Vec<String>);
+}
+
+impl JobSpec {
+    /// What its runs need for themselves.
+    pub fn needs(&self) -> Needs {
+        let series = (self.kind == Kind::Copy).then(|| (self.repository.clone(), self.destination.clone()));
+        Needs { job: Some(self.name.clone()), repository: Some((self.repository.clone(), Access::Reads)), series }
+    }
+}
