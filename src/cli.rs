@@ -11,24 +11,27 @@ mod init;
 mod locate;
 mod points;
 mod progress;
+mod remote;
 mod restore;
 mod run;
 mod session;
+mod site;
 mod summary;
 mod table;
 mod terminal;
 mod text;
 mod verify;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 
 use crate::cli::exit::Exit;
-use crate::config::{Config, DEFAULT_FILE};
+use crate::config::{Config, ConfigError, DEFAULT_FILE};
 
 /// A run spends its time waiting for the network; more threads would only wait as well.
 const MAX_WORKERS: usize = 4;
@@ -91,12 +94,16 @@ impl Arguments {
             Command::Init(arguments) => init::init(&file, &arguments),
             Command::Check(arguments) => in_runtime(check::check(&file, &arguments)),
             Command::History(arguments) => history::history(&Config::load(&file)?, &arguments),
-            Command::Points(arguments) => in_runtime(points::points(&Config::load(&file)?, &arguments)),
-            Command::Run(arguments) => in_runtime(run::run(&Config::load(&file)?, &arguments)),
-            Command::Restore(arguments) => in_runtime(restore::restore(&Config::load(&file)?, &arguments)),
-            Command::Verify(arguments) => in_runtime(verify::verify(&Config::load(&file)?, &arguments)),
+            Command::Points(arguments) => in_runtime(points::points(load(&file)?, &arguments)),
+            Command::Run(arguments) => in_runtime(run::run(load(&file)?, &arguments)),
+            Command::Restore(arguments) => in_runtime(restore::restore(load(&file)?, &arguments)),
+            Command::Verify(arguments) => in_runtime(verify::verify(load(&file)?, &arguments)),
         }
     }
+}
+
+fn load(file: &Path) -> Result<Arc<Config>, ConfigError> {
+    Config::load(file).map(Arc::new)
 }
 
 fn in_runtime(work: impl Future<Output = anyhow::Result<Exit>>) -> anyhow::Result<Exit> {

@@ -24,6 +24,12 @@ pub use error::{ConfigError, Problem, Spot};
 pub const DEFAULT_FILE: &str = "/etc/holdfast/holdfast.toml";
 
 const DEFAULT_STATE_DIR: &str = "/var/lib/holdfast";
+/// Between two safe points lies at most one part or one binary, with its retries.
+const DEFAULT_GRACE: Duration = Duration::from_mins(1);
+/// A copy beside a backup, a verification and a restore; each has its own bound on what it holds in memory.
+const DEFAULT_RUNS_AT_ONCE: usize = 4;
+/// Runs of a year show a trend, and are some thousand rows.
+const DEFAULT_HISTORY: Duration = Duration::from_hours(365 * 24);
 /// What S3-compatible servers call themselves when nobody gave them a name.
 const DEFAULT_REGION: &str = "us-east-1";
 /// A binary is one request, mostly spent waiting; this many fill a fast line and stay below a server's patience.
@@ -61,6 +67,12 @@ pub struct Config {
 pub struct Service {
     /// Where the ledger lies.
     pub state_dir: PathBuf,
+    /// How long runs get to reach a safe point when the service stops.
+    pub grace: Duration,
+    /// How many runs there may be at once.
+    pub runs_at_once: usize,
+    /// How long ended runs are kept in the history.
+    pub history: Duration,
 }
 
 /// `[repository.NAME]`.

@@ -1,6 +1,7 @@
 //! What runs jobs: the clock, the signals, the record of every run, and the daemon around them.
 
 pub mod clock;
+pub mod control;
 pub mod daemon;
 mod dispatcher;
 pub mod docket;
@@ -11,6 +12,7 @@ pub mod runner;
 pub mod signals;
 pub mod site;
 pub mod status;
+pub mod systemd;
 mod words;
 
 pub use dispatcher::Manager;

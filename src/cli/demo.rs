@@ -7,6 +7,7 @@ mod sample;
 mod story;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context as _;
@@ -80,7 +81,7 @@ pub(super) async fn demo(arguments: &Arguments) -> anyhow::Result<Exit> {
 async fn tell(ground: &Ground) -> anyhow::Result<Told> {
     let file = ground.path(CONFIGURATION);
     std::fs::write(&file, CONFIGURATION_TEXT).with_context(|| format!("write `{}`", file.display()))?;
-    let config = Config::load(&file)?;
+    let config = Arc::new(Config::load(&file)?);
     let session = Session::open(&config, "demo")?;
     Story::new(&session, ground)?.tell().await
 }

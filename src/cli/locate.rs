@@ -2,7 +2,7 @@
 
 use crate::cli::destination::Purpose;
 use crate::cli::exit::Usage;
-use crate::cli::session::Session;
+use crate::cli::site;
 use crate::config::Config;
 use crate::jobs::catalogue::{self, RestorableName};
 use crate::jobs::context::{Destination, RunContext};
@@ -30,19 +30,19 @@ pub(super) fn spelled(name: &RestorableName) -> String {
 
 /// Looks at the named destination, or at all there are.
 pub(super) async fn locate(
-    session: &Session<'_>,
+    config: &Config,
     run: &RunContext,
     name: &RestorableName,
     destination: Option<&str>,
 ) -> anyhow::Result<Located> {
     let candidates: Vec<&str> = match destination {
         Some(name) => vec![name],
-        None => session.config.destinations.keys().map(String::as_str).collect(),
+        None => config.destinations.keys().map(String::as_str).collect(),
     };
     let mut found: Vec<Located> = Vec::new();
     let mut unreached = None;
     for candidate in &candidates {
-        match look(session, run, name, candidate).await {
+        match look(config, run, name, candidate).await {
             Ok(located) => found.extend(located),
             // Another destination may have it; if none has, this is the reason that counts.
             Err(error) if !run.stop.is_cancelled() && candidates.len() > 1 => unreached = unreached.or(Some(error)),
@@ -65,7 +65,7 @@ pub(super) async fn locate(
         (None, _, None) => anyhow::bail!(
             "there is no {} at {}: `holdfast points` lists what there is",
             spelled(name),
-            places(session.config, &candidates)
+            places(config, &candidates)
         ),
     }
 }
@@ -79,13 +79,13 @@ fn places(config: &Config, names: &[&str]) -> String {
 }
 
 async fn look(
-    session: &Session<'_>,
+    config: &Config,
     run: &RunContext,
     name: &RestorableName,
     destination: &str,
 ) -> anyhow::Result<Option<Located>> {
-    let destination = session.destination(destination, Purpose::Read, run).await?;
-    match manifest(&destination, session.ledger(), name).await {
+    let destination = site::open(config, destination, Purpose::Read, run).await?;
+    match manifest(&destination, &run.ledger, name).await {
         Ok((repository, documents)) => Ok(Some(Located { name: name.clone(), destination, repository, documents })),
         Err(error) if is_not_there(&error) => Ok(None),
         Err(error) => Err(error),

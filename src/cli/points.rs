@@ -1,14 +1,15 @@
 //! `holdfast points`: what there is to restore from.
 
-use crate::cli::destination::open_to_look;
+use std::sync::Arc;
+
 use crate::cli::exit::Exit;
 use crate::cli::session::ledger_to_read;
+use crate::cli::site::ConfiguredSite;
 use crate::cli::table::{Align, Table};
 use crate::cli::{terminal, text};
-use crate::config::{self, Config};
-use crate::jobs::catalogue::{self, Restorable};
-use crate::jobs::context::Report;
-use crate::ledger::Ledger;
+use crate::config::Config;
+use crate::jobs::catalogue::Restorable;
+use crate::service::site::{Points, Site as _};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -17,40 +18,23 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-pub(super) async fn points(config: &Config, arguments: &Arguments) -> anyhow::Result<Exit> {
-    let ledger = ledger_to_read(config).unwrap_or_else(|error| {
+pub(super) async fn points(config: Arc<Config>, arguments: &Arguments) -> anyhow::Result<Exit> {
+    let ledger = ledger_to_read(&config).unwrap_or_else(|error| {
         terminal::warn(format_args!("{error:#}; asking the destinations instead"));
         None
     });
-    let mut all = Vec::new();
-    let mut exit = Exit::Succeeded;
-    for destination in config.destinations.values() {
-        match list(destination, ledger.as_ref()).await {
-            Ok(found) => all.extend(found),
-            Err(error) => {
-                terminal::warn(format_args!("{error:#}"));
-                exit = Exit::Failed;
-            }
-        }
-    }
-    all.sort_by(|a, b| (b.created, &b.name).cmp(&(a.created, &a.name)));
+    let site = ConfiguredSite::new(Arc::clone(&config));
+    let Points { found, unreadable, unreached } = site.points(ledger.as_ref()).await;
+    unreadable.iter().chain(&unreached).for_each(terminal::warn);
+    let exit = if unreached.is_empty() { Exit::Succeeded } else { Exit::Failed };
     if arguments.json {
-        terminal::json(&all)?;
-    } else if all.is_empty() && exit == Exit::Succeeded {
+        terminal::json(&found)?;
+    } else if found.is_empty() && exit == Exit::Succeeded {
         terminal::note("there are no restore points or archives: `holdfast run JOB` makes them");
-    } else if !all.is_empty() {
-        terminal::out(&table(&all, config.destinations.len() > 1).to_string())?;
+    } else if !found.is_empty() {
+        terminal::out(&table(&found, config.destinations.len() > 1).to_string())?;
     }
     Ok(exit)
-}
-
-async fn list(destination: &config::Destination, ledger: Option<&Ledger>) -> anyhow::Result<Vec<Restorable>> {
-    let opened = open_to_look(destination, ledger, &Report::default()).await?;
-    let (found, unreadable) = catalogue::list(&opened, ledger).await?;
-    for complaint in unreadable {
-        terminal::warn(format_args!("{complaint} (at destination {})", destination.name));
-    }
-    Ok(found)
 }
 
 fn table(all: &[Restorable], several: bool) -> Table {

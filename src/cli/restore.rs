@@ -4,20 +4,23 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use tokio_util::sync::CancellationToken;
 
 use crate::cli::confirm::confirm;
 use crate::cli::exit::{Exit, Usage};
 use crate::cli::foreground::{self, Output};
-use crate::cli::locate::{Located, locate, spelled};
-use crate::cli::session::{self, Session};
-use crate::cli::{progress, terminal, text};
-use crate::config::{Config, Repository};
+use crate::cli::locate::spelled;
+use crate::cli::remote::{Asked, Remote};
+use crate::cli::session::Session;
+use crate::cli::{progress, site, terminal, text};
+use crate::config::Config;
 use crate::jobs::catalogue::RestorableName;
-use crate::jobs::context::{Report, RunContext};
-use crate::jobs::restore::{RestoreOrder, RestorePlan, plan, restore as restore_all};
+use crate::jobs::context::Report;
+use crate::jobs::restore::RestorePlan;
 use crate::model::digest::Digest;
 use crate::model::run::Kind;
-use crate::repository::binaries::BinaryStore;
+use crate::service::request::RestoreRequest;
+use crate::service::site::{Site as _, Work};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -47,23 +50,31 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-pub(super) async fn restore(config: &Config, arguments: &Arguments) -> anyhow::Result<Exit> {
+pub(super) async fn restore(config: Arc<Config>, arguments: &Arguments) -> anyhow::Result<Exit> {
     if let Some(name) = &arguments.repository {
-        session::repository(config, name)?;
+        site::repository(&config, name)?;
     }
     if let Some(name) = &arguments.destination {
-        session::destination(config, name)?;
+        site::destination(&config, name)?;
     }
     let asks = arguments.to.is_none() && !arguments.yes && !arguments.dry_run;
     if asks && !terminal::can_ask() {
         let way_out = "add `--yes`, or `--dry-run` to see what would be done, or `--to DIR` to restore beside it";
         return Err(Usage::new("a restore into the repository must be confirmed", way_out).into());
     }
-    let session = Session::open(config, &format!("restore {}", spelled(&arguments.from)))?;
+    let request = arguments.request()?;
+    let output = Output::of(arguments.json);
+    let way = match Remote::reach(&config).await? {
+        Some(remote) => Way::Remote(remote),
+        None => Way::Here(Session::open(&config, &format!("restore {}", spelled(&arguments.from)))?),
+    };
     if arguments.dry_run || asks {
-        let plan = look_ahead(&session, arguments).await?;
+        let plan = match &way {
+            Way::Remote(remote) => remote.plan(&request).await?,
+            Way::Here(session) => look_ahead(session, &request).await?,
+        };
         if arguments.dry_run {
-            match Output::of(arguments.json) {
+            match output {
                 Output::Json => terminal::json(&plan)?,
                 Output::Text => terminal::out(&describe(&plan))?,
             }
@@ -75,102 +86,57 @@ pub(super) async fn restore(config: &Config, arguments: &Arguments) -> anyhow::R
         terminal::warn("stop the repository (Fedora) first: it must not run while it is restored");
     }
     if asks {
-        confirm("Restore into the repository?", &session.stop()).await?;
+        confirm("Restore into the repository?", &way.stop()).await?;
     }
-    let mut usage = false;
-    let output = Output::of(arguments.json);
-    let exit = foreground::run(&session, "restore", Kind::Restore, output, async |run| {
-        let prepared = prepare(&session, run, arguments).await;
-        let prepared = prepared.inspect_err(|error| usage = error.is::<Usage>())?;
-        if let Some(message) = prepared.other_repository {
-            run.report.notice("repository", spelled(&arguments.from), message);
+    match way {
+        Way::Remote(remote) => remote.follow(Asked::Restore(request), output).await,
+        Way::Here(session) => {
+            foreground::run(&session, "restore", Kind::Restore, output, &Work::Restore(request)).await
         }
-        restore_all(run, &prepared.order).await
-    })
-    .await?;
-    Ok(if usage { Exit::Usage } else { exit })
+    }
+}
+
+/// Who does it.
+enum Way {
+    /// The service, which has the state directory.
+    Remote(Remote),
+    /// This process.
+    Here(Session),
+}
+
+impl Way {
+    fn stop(&self) -> CancellationToken {
+        match self {
+            Self::Remote(remote) => remote.stop(),
+            Self::Here(session) => session.stop(),
+        }
+    }
+}
+
+impl Arguments {
+    fn request(&self) -> anyhow::Result<RestoreRequest> {
+        let absolute = |directory: &PathBuf| {
+            std::path::absolute(directory).with_context(|| format!("find the directory `{}`", directory.display()))
+        };
+        Ok(RestoreRequest {
+            from: self.from.clone(),
+            repository: self.repository.clone(),
+            to: self.to.as_ref().map(absolute).transpose()?,
+            only: self.only.clone(),
+            destination: self.destination.clone(),
+        })
+    }
 }
 
 /// The plan, made outside of any run, with what is to be known before a yes.
-async fn look_ahead(session: &Session<'_>, arguments: &Arguments) -> anyhow::Result<RestorePlan> {
+async fn look_ahead(session: &Session, request: &RestoreRequest) -> anyhow::Result<RestorePlan> {
     let report = Arc::new(Report::default());
     let context = session.unrecorded(&report);
-    let planning = async {
-        let Prepared { order, other_repository, no_documents } = prepare(session, &context, arguments).await?;
-        let plan = plan(&context, &order).await?;
-        anyhow::Ok((plan, other_repository.into_iter().chain(no_documents)))
-    };
-    let (plan, warnings) = progress::watch(&report, &session.stop(), planning).await?;
-    warnings.for_each(terminal::warn);
+    let plan = progress::watch(&report, &session.stop(), session.site.plan(&context, request)).await?;
     for problem in report.problems() {
         terminal::warn(format_args!("{}: {}", problem.subject, problem.message));
     }
     Ok(plan)
-}
-
-/// An order, and what is odd about it.
-struct Prepared {
-    order: RestoreOrder,
-    /// The backup is of another repository than the one it goes into.
-    other_repository: Option<String>,
-    /// The documents have nowhere to go; the run names them by itself.
-    no_documents: Option<String>,
-}
-
-async fn prepare(session: &Session<'_>, run: &RunContext, arguments: &Arguments) -> anyhow::Result<Prepared> {
-    let located = locate(session, run, &arguments.from, arguments.destination.as_deref()).await?;
-    let repository = repository(session.config, &located, arguments.repository.as_deref())?;
-    let from = spelled(&located.name);
-    let other = repository.name != located.repository && arguments.to.is_none();
-    let other_repository = other.then(|| {
-        format!("the {from} is of the repository `{}`, and goes into `{}`", located.repository, repository.name)
-    });
-    let (binaries, documents) = match &arguments.to {
-        Some(directory) => {
-            let directory = std::path::absolute(directory)
-                .with_context(|| format!("find the directory `{}`", directory.display()))?;
-            (directory.join("binaries"), Some(directory.join("documents")))
-        }
-        None => (repository.binaries.clone(), session::documents(repository).map(PathBuf::from)),
-    };
-    let left_out = documents.is_none() && located.documents > 0 && arguments.only.is_empty();
-    let no_documents = left_out.then(|| {
-        format!(
-            "the documents in the {from} ({}) are not restored, as the repository `{}` has no directory for them: \
-             `--to DIR` gives them",
-            text::count(located.documents),
-            repository.name
-        )
-    });
-    let order = RestoreOrder {
-        from: located.name,
-        destination: located.destination,
-        binaries: BinaryStore::at(&binaries, &repository.layout),
-        documents,
-        only: arguments.only.clone(),
-    };
-    Ok(Prepared { order, other_repository, no_documents })
-}
-
-/// The repository that is named, or the one that the backup is of, or the only one.
-fn repository<'a>(config: &'a Config, located: &Located, named: Option<&str>) -> Result<&'a Repository, Usage> {
-    if let Some(name) = named {
-        return session::repository(config, name);
-    }
-    let of = config.repositories.get(&located.repository);
-    let mut all = config.repositories.values();
-    let only = all.next().filter(|_| config.repositories.len() == 1);
-    of.or(only).ok_or_else(|| {
-        let known: Vec<&str> = config.repositories.keys().map(String::as_str).collect();
-        Usage::new(
-            format!(
-                "the {} is of the repository `{}`, which the configuration does not have",
-                spelled(&located.name),
-                located.repository
-            ),
-            format!("say which one is meant with `--repository NAME`: {}", known.join(", ")),
-        )
-    })
 }
 
 fn describe(plan: &RestorePlan) -> String {

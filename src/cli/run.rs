@@ -1,14 +1,15 @@
 //! `holdfast run`: one job now.
 
-use crate::cli::destination::Purpose;
+use std::sync::Arc;
+
 use crate::cli::exit::{Exit, Usage};
 use crate::cli::foreground::{self, Output};
-use crate::cli::session::{self, Session};
-use crate::config::{BackupJob, Config, CopyJob, Job};
-use crate::jobs::backup::{BackupOrder, backup};
-use crate::jobs::context::{Ended, RunContext};
-use crate::jobs::copy::{CopyOrder, copy};
+use crate::cli::remote::{Asked, Remote};
+use crate::cli::session::Session;
+use crate::config::{Config, Job};
 use crate::model::run::Kind;
+use crate::service::request::JobOptions;
+use crate::service::site::Work;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -23,7 +24,7 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-pub(super) async fn run(config: &Config, arguments: &Arguments) -> anyhow::Result<Exit> {
+pub(super) async fn run(config: Arc<Config>, arguments: &Arguments) -> anyhow::Result<Exit> {
     let job = config.job(&arguments.job)?;
     let kind = match job {
         Job::Copy(_) => Kind::Copy,
@@ -34,45 +35,12 @@ pub(super) async fn run(config: &Config, arguments: &Arguments) -> anyhow::Resul
             Usage::new(format!("`--full` does not go with {job}"), "leave it out: a backup is always full").into()
         );
     }
-    let session = Session::open(config, &format!("run {job}"))?;
     let (name, output) = (job.to_string(), Output::of(arguments.json));
-    foreground::run(&session, &name, kind, output, async |run| match job {
-        Job::Copy(job) => run_copy(&session, run, job, arguments.full).await,
-        Job::Backup(job) => run_backup(&session, run, job, &name).await,
-    })
-    .await
-}
-
-/// Copies as the job says.
-pub(super) async fn run_copy(
-    session: &Session<'_>,
-    run: &RunContext,
-    job: &CopyJob,
-    full: bool,
-) -> anyhow::Result<Ended> {
-    let order = CopyOrder {
-        source: session::source(session::repository(session.config, &job.repository)?),
-        destination: session.destination(&job.destination, Purpose::Write, run).await?,
-        parallel: job.parallel,
-        settle: job.settle,
-        full,
-    };
-    Box::pin(copy(run, &order)).await
-}
-
-/// Backs up as the job says.
-pub(super) async fn run_backup(
-    session: &Session<'_>,
-    run: &RunContext,
-    job: &BackupJob,
-    name: &str,
-) -> anyhow::Result<Ended> {
-    let order = BackupOrder {
-        job: name.to_owned(),
-        source: session::source(session::repository(session.config, &job.repository)?),
-        destination: session.destination(&job.destination, Purpose::Write, run).await?,
-        volume_bytes: job.volume_bytes,
-        settle: job.settle,
-    };
-    Box::pin(backup(run, &order)).await
+    let options = JobOptions { full: arguments.full };
+    if let Some(remote) = Remote::reach(&config).await? {
+        return remote.follow(Asked::Job { name, options }, output).await;
+    }
+    let session = Session::open(&config, &format!("run {job}"))?;
+    let work = Work::Job { name: name.clone(), options };
+    foreground::run(&session, &name, kind, output, &work).await
 }

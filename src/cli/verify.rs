@@ -1,13 +1,17 @@
 //! `holdfast verify`: reads back and checks.
 
-use crate::cli::exit::{Exit, Usage};
+use std::sync::Arc;
+
+use crate::cli::exit::Exit;
 use crate::cli::foreground::{self, Output};
-use crate::cli::locate::locate;
-use crate::cli::session::{self, Session};
+use crate::cli::remote::{Asked, Remote};
+use crate::cli::session::Session;
+use crate::cli::site;
 use crate::config::Config;
 use crate::jobs::catalogue::RestorableName;
-use crate::jobs::verify::{Depth, VerifyOrder, verify as verify_all};
 use crate::model::run::Kind;
+use crate::service::request::VerifyRequest;
+use crate::service::site::Work;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -25,22 +29,16 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-pub(super) async fn verify(config: &Config, arguments: &Arguments) -> anyhow::Result<Exit> {
+pub(super) async fn verify(config: Arc<Config>, arguments: &Arguments) -> anyhow::Result<Exit> {
     if let Some(name) = &arguments.destination {
-        session::destination(config, name)?;
+        site::destination(&config, name)?;
     }
-    let session = Session::open(config, "verify")?;
-    let depth = if arguments.quick { Depth::Quick } else { Depth::Whole };
-    let mut usage = false;
-    let exit = foreground::run(&session, "verify", Kind::Verify, Output::of(arguments.json), async |run| {
-        let mut orders = Vec::new();
-        for name in &arguments.names {
-            let located = locate(&session, run, name, arguments.destination.as_deref()).await;
-            let located = located.inspect_err(|error| usage = error.is::<Usage>())?;
-            orders.push(VerifyOrder { name: located.name, destination: located.destination });
-        }
-        verify_all(run, &orders, depth).await
-    })
-    .await?;
-    Ok(if usage { Exit::Usage } else { exit })
+    let Arguments { names, quick, destination, json } = arguments;
+    let request = VerifyRequest { names: names.clone(), quick: *quick, destination: destination.clone() };
+    let output = Output::of(*json);
+    if let Some(remote) = Remote::reach(&config).await? {
+        return remote.follow(Asked::Verify(request), output).await;
+    }
+    let session = Session::open(&config, "verify")?;
+    foreground::run(&session, "verify", Kind::Verify, output, &Work::Verify(request)).await
 }

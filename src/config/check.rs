@@ -10,8 +10,9 @@ use super::error::{Problem, Source, did_you_mean};
 use super::file::{CredentialsTable, DestinationTable, DocumentsTable, File};
 use super::value::{Text, Url};
 use super::{
-    BackupJob, Config, ConfigError, CopyJob, Credentials, DEFAULT_PARALLEL, DEFAULT_REGION, DEFAULT_SETTLE,
-    DEFAULT_STATE_DIR, DEFAULT_VOLUME, Destination, DocumentSource, Place, Repository, S3Place, Service,
+    BackupJob, Config, ConfigError, CopyJob, Credentials, DEFAULT_GRACE, DEFAULT_HISTORY, DEFAULT_PARALLEL,
+    DEFAULT_REGION, DEFAULT_RUNS_AT_ONCE, DEFAULT_SETTLE, DEFAULT_STATE_DIR, DEFAULT_VOLUME, Destination,
+    DocumentSource, Place, Repository, S3Place, Service,
 };
 use crate::model::layout::Layout;
 
@@ -102,7 +103,12 @@ impl Check<'_> {
 
         let config = Config {
             file: self.source.file.to_owned(),
-            service: Service { state_dir: resolve(state_dir) },
+            service: Service {
+                state_dir: resolve(state_dir),
+                grace: written.service.grace.map_or(DEFAULT_GRACE, |grace| grace.0.0),
+                runs_at_once: written.service.runs_at_once.map_or(DEFAULT_RUNS_AT_ONCE, |number| number.0),
+                history: written.service.history.map_or(DEFAULT_HISTORY, |history| history.0.0),
+            },
             repositories,
             destinations,
             copies,

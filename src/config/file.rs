@@ -8,7 +8,9 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 
 use super::error::did_you_mean;
-use super::value::{Account, Complaint, Endpoint, Settle, Sse, StorageClass, Text, Url, Volume, Whole, sound};
+use super::value::{
+    Account, Complaint, Endpoint, HOUR, Period, Settle, Sse, StorageClass, Text, Url, Volume, Whole, YEAR, sound,
+};
 use crate::model::digest::Algorithm;
 use crate::model::layout::Layout;
 
@@ -26,6 +28,9 @@ pub(super) struct File {
 #[serde(deny_unknown_fields, default, expecting = "a table")]
 pub(super) struct ServiceTable {
     pub(super) state_dir: Option<Text<PathBuf>>,
+    pub(super) grace: Option<Text<Period<1, HOUR>>>,
+    pub(super) runs_at_once: Option<Whole<1, 64>>,
+    pub(super) history: Option<Text<Period<HOUR, { 100 * YEAR }>>>,
 }
 
 #[derive(serde::Deserialize)]

@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Span, SpanRelativeTo};
 use serde::de::{Deserialize, Deserializer, Error, Unexpected, Visitor};
 
 use super::{MAX_SETTLE, VOLUME_LIMITS};
@@ -321,6 +321,49 @@ impl FromText for Settle {
         }
         Ok(Self(duration))
     }
+}
+
+/// The seconds of an hour.
+pub(super) const HOUR: u64 = 3_600;
+/// The seconds of a year.
+pub(super) const YEAR: u64 = 365 * 24 * HOUR;
+
+/// A length of time between two others, in seconds; a day is 24 hours.
+pub(super) struct Period<const MIN: u64, const MAX: u64>(pub(super) Duration);
+
+impl<const MIN: u64, const MAX: u64> FromText for Period<MIN, MAX> {
+    const EXPECTED: &str = "a duration in quotes, with a unit";
+
+    fn from_text(text: &str) -> Result<Self, Complaint> {
+        if text.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
+            return Err(Complaint::new(
+                format!("the duration `{text}` has no unit"),
+                format!("write \"{text}s\" for seconds; the units are ms, s, m, h, d"),
+            ));
+        }
+        let read =
+            text.parse::<Span>().ok().and_then(|span| span.to_duration(SpanRelativeTo::days_are_24_hours()).ok());
+        let Some(duration) = read.and_then(|duration| Duration::try_from(duration).ok()) else {
+            return Err(Complaint::new(
+                format!("`{text}` is not a duration"),
+                "write a number and a unit, such as \"90s\", \"5m\", \"1h 30m\", \"365d\"",
+            ));
+        };
+        if !(Duration::from_secs(MIN)..=Duration::from_secs(MAX)).contains(&duration) {
+            return Err(Complaint::new(
+                format!("`{text}` is too {}", if duration.as_secs() < MIN { "short" } else { "long" }),
+                format!("write a duration from {} to {}", plain(MIN), plain(MAX)),
+            ));
+        }
+        Ok(Self(duration))
+    }
+}
+
+/// Seconds in the largest unit that fits.
+fn plain(seconds: u64) -> String {
+    let units = [("d", 24 * HOUR), ("h", HOUR), ("m", 60), ("s", 1)];
+    let (unit, factor) = units.into_iter().find(|(_, factor)| seconds >= *factor).unwrap_or(("s", 1));
+    format!("{}{unit}", seconds / factor)
 }
 
 pub(super) struct Volume(pub(super) u64);

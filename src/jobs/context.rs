@@ -134,6 +134,11 @@ impl Report {
         self.state().progress = Progress { current: 0, total, unit: unit.to_owned(), message: message.into() };
     }
 
+    /// Takes over how far another run is that is followed from here.
+    pub fn show(&self, progress: Progress) {
+        self.state().progress = progress;
+    }
+
     /// Goes on by this much.
     pub fn advance(&self, by: u64) {
         self.state().progress.current += by;

@@ -13,7 +13,7 @@ mod staging;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::catalogue::RestorableName;
 use super::context::{Destination, Ended, RunContext};
@@ -44,7 +44,7 @@ pub struct RestoreOrder {
 }
 
 /// What a restore would do, in numbers.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RestorePlan {
     /// The restore point or archive.
     pub from: String,

@@ -12,9 +12,8 @@ use super::dispatcher::{COMMANDS, Command, Dispatcher, Manager};
 use super::live::{Board, Live};
 use super::request::{JobOptions, Refusal, RestoreRequest, VerifyRequest};
 use super::runner::Runner;
-use super::site::{Site, Work};
+use super::site::{Points, Site, Work};
 use super::status::{JobStatus, Status};
-use crate::jobs::catalogue::Restorable;
 use crate::jobs::context::{Clock, Report};
 use crate::jobs::restore::RestorePlan;
 use crate::ledger::Ledger;
@@ -167,9 +166,9 @@ impl Daemon {
         Ok(runs)
     }
 
-    /// What there is to restore from, newest first; destinations that do not answer are named in the second list.
-    pub async fn points(&self) -> (Vec<Restorable>, Vec<String>) {
-        self.site().points(&self.0.reader).await
+    /// What there is to restore from.
+    pub async fn points(&self) -> Points {
+        self.site().points(Some(&self.0.reader)).await
     }
 
     /// What the service is at.

@@ -1,7 +1,8 @@
-//! SIGINT and SIGTERM: the first stops runs at their next safe point, the second ends the process at once.
+//! SIGINT and SIGTERM: the first stops runs at their next safe point, the second ends the process at once. SIGHUP asks for the
+//! configuration to be read again.
 
 use anyhow::Context as _;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -42,4 +43,9 @@ impl Signals {
     pub fn stop(&self) -> CancellationToken {
         self.stop.clone()
     }
+}
+
+/// SIGHUP, which asks a service to read its configuration again.
+pub fn hangups() -> anyhow::Result<Signal> {
+    signal(SignalKind::hangup()).context("listen for SIGHUP")
 }

@@ -67,8 +67,19 @@ pub trait Site: Debug + Send + Sync {
     /// What a restore would do; changes nothing.
     async fn plan(&self, run: &RunContext, request: &RestoreRequest) -> anyhow::Result<RestorePlan>;
 
-    /// What there is to restore from, newest first. Destinations that do not answer are named in the second list.
-    async fn points(&self, ledger: &Ledger) -> (Vec<Restorable>, Vec<String>);
+    /// What there is to restore from.
+    async fn points(&self, ledger: Option<&Ledger>) -> Points;
+}
+
+/// What there is to restore from, as far as the destinations answered.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Points {
+    /// Restore points and archives, newest first.
+    pub found: Vec<Restorable>,
+    /// Those whose manifest could not be read, and why.
+    pub unreadable: Vec<String>,
+    /// Destinations that could not be listed, and why.
+    pub unreached: Vec<String>,
 }
 
 impl JobSpec {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::Findings;
 use super::machine::may_write;
-use crate::cli::session::documents;
+use crate::cli::site::documents;
 use crate::cli::text;
 use crate::config::Repository;
 use crate::model::layout::{Layout, RootEntry};

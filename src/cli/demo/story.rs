@@ -4,31 +4,27 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
+use tokio_util::sync::CancellationToken;
 
 use super::ground::{Deleted, Ground};
 use super::likeness::{Comparison, Likeness};
 use super::sample::{Made, REPOSITORY, Sample};
 use super::{CONFIGURATION, CONFIGURATION_TEXT};
-use crate::cli::destination::Purpose;
-use crate::cli::locate::locate;
-use crate::cli::run::{run_backup, run_copy};
-use crate::cli::session::{self, Session};
+use crate::cli::session::Session;
 use crate::cli::summary::summary;
 use crate::cli::terminal::{self, Paint};
-use crate::cli::{progress, text};
-use crate::config::Job;
+use crate::cli::{progress, site, text};
 use crate::jobs::catalogue::RestorableName;
-use crate::jobs::context::{Cancelled, Ended, Report, RunContext};
-use crate::jobs::restore::{RestoreOrder, restore};
-use crate::jobs::verify::{Depth, VerifyOrder, verify};
+use crate::jobs::context::{Cancelled, Report, RunContext};
 use crate::model::run::{Kind, Outcome, Run, Trigger};
+use crate::service::request::{JobOptions, RestoreRequest, VerifyRequest};
 use crate::service::runner::Activation;
+use crate::service::site::{Site as _, Work};
 
 /// The names in the configuration.
 const COPY: &str = "copy.binaries";
 const BACKUP: &str = "backup.nightly";
 const MAIN: &str = "main";
-const DISK: &str = "disk";
 
 /// How wide a heading is, up to its time.
 const WIDTH: usize = 88;
@@ -36,7 +32,7 @@ const WIDTH: usize = 88;
 /// A story under way.
 #[derive(Debug)]
 pub(super) struct Story<'a> {
-    session: &'a Session<'a>,
+    session: &'a Session,
     ground: &'a Ground,
     sample: Sample,
     paint: Paint,
@@ -51,11 +47,11 @@ pub(super) struct Told {
 }
 
 impl<'a> Story<'a> {
-    pub(super) fn new(session: &'a Session<'a>, ground: &'a Ground) -> anyhow::Result<Self> {
-        let repository = session::repository(session.config, MAIN)?;
+    pub(super) fn new(session: &'a Session, ground: &'a Ground) -> anyhow::Result<Self> {
+        let repository = site::repository(session.site.config(), MAIN)?;
         let sample = Sample::new(ground);
         let agrees =
-            repository.binaries == sample.store().root() && session::documents(repository) == Some(sample.documents());
+            repository.binaries == sample.store().root() && site::documents(repository) == Some(sample.documents());
         anyhow::ensure!(agrees, "read `{}`: it is not about the sample", ground.path(CONFIGURATION).display());
         Ok(Self { session, ground, sample, paint: Paint::for_stdout(), step: 0 })
     }
@@ -112,9 +108,7 @@ impl<'a> Story<'a> {
     }
 
     async fn back_up(&mut self) -> anyhow::Result<String> {
-        let Job::Backup(job) = self.session.config.job(BACKUP)? else { bail!("run {BACKUP}: it is no backup") };
-        let session = self.session;
-        let run = self.run(BACKUP, Kind::Backup, async |run| run_backup(session, run, job, BACKUP).await).await?;
+        let run = self.run(BACKUP, Kind::Backup, &job(BACKUP)).await?;
         self.heading(&format!("holdfast run {BACKUP}"), text::elapsed(&run))?;
         let archive = result(&run)?;
         let path = self.ground.path("destination/archives").join(&archive);
@@ -158,21 +152,9 @@ impl<'a> Story<'a> {
     }
 
     async fn bring_back(&mut self, name: &str, before: &Likeness, when: &str) -> anyhow::Result<()> {
-        let from: RestorableName = name.parse()?;
-        let session = self.session;
-        let run = self.run("restore", Kind::Restore, async |run| {
-            let located = locate(session, run, &from, None).await?;
-            let repository = session::source(session::repository(session.config, &located.repository)?);
-            let order = RestoreOrder {
-                from: located.name,
-                destination: located.destination,
-                binaries: repository.binaries,
-                documents: repository.documents,
-                only: Vec::new(),
-            };
-            restore(run, &order).await
-        });
-        let run = run.await?;
+        let request =
+            RestoreRequest { from: name.parse()?, repository: None, to: None, only: Vec::new(), destination: None };
+        let run = self.run("restore", Kind::Restore, &Work::Restore(request)).await?;
         self.heading(&format!("holdfast restore {name}"), text::elapsed(&run))?;
         line(format!("brought back: {}; {} documents", moved(&run), text::count(run.counts.documents)))?;
         self.judge(&before.compare(&self.look().await?), when)
@@ -192,16 +174,8 @@ impl<'a> Story<'a> {
 
     async fn read_back(&mut self, names: &[&str]) -> anyhow::Result<()> {
         let names = names.iter().map(|name| name.parse()).collect::<anyhow::Result<Vec<RestorableName>>>()?;
-        let session = self.session;
-        let run = self.run("verify", Kind::Verify, async |run| {
-            let mut orders = Vec::new();
-            for name in names {
-                let destination = session.destination(DISK, Purpose::Read, run).await?;
-                orders.push(VerifyOrder { name, destination });
-            }
-            verify(run, &orders, Depth::Whole).await
-        });
-        let run = run.await?;
+        let request = VerifyRequest { names, quick: false, destination: None };
+        let run = self.run("verify", Kind::Verify, &Work::Verify(request)).await?;
         self.heading("holdfast verify, both of them", text::elapsed(&run))?;
         line(format!(
             "read back: {}, {} documents, {}; nothing missing, nothing damaged",
@@ -212,22 +186,19 @@ impl<'a> Story<'a> {
     }
 
     async fn copy(&self) -> anyhow::Result<Run> {
-        let Job::Copy(job) = self.session.config.job(COPY)? else { bail!("run {COPY}: it is no copy") };
-        let session = self.session;
-        self.run(COPY, Kind::Copy, async |run| run_copy(session, run, job, false).await).await
+        self.run(COPY, Kind::Copy, &job(COPY)).await
     }
 
-    /// Runs something to its end, as `holdfast run` does; whatever does not succeed ends the story.
-    async fn run(
-        &self,
-        job: &str,
-        kind: Kind,
-        work: impl AsyncFnOnce(&RunContext) -> anyhow::Result<Ended>,
-    ) -> anyhow::Result<Run> {
+    /// Does `work` to its end, as `holdfast run` does; whatever does not succeed ends the story.
+    async fn run(&self, job: &str, kind: Kind, work: &Work) -> anyhow::Result<Run> {
         self.go_on()?;
         let activation = Activation { job: job.to_owned(), kind, trigger: Trigger::Request, started_by: None };
-        let (report, stop) = (Arc::new(Report::default()), self.session.stop());
-        let running = self.session.runner.run(&activation, stop.clone(), Arc::clone(&report), work);
+        let (report, stop, hurry) = (Arc::new(Report::default()), self.session.stop(), CancellationToken::new());
+        let site = &self.session.site;
+        let running = self
+            .session
+            .runner
+            .run(&activation, stop.clone(), Arc::clone(&report), async |run| site.perform(run, work, &hurry).await);
         // The story is a long chain of runs, each with a large future.
         let running = Box::pin(running);
         let run = progress::watch_short(&report, &stop, running).await?;
@@ -289,6 +260,11 @@ impl<'a> Story<'a> {
         let dots = if took.is_empty() { String::new() } else { format!(" {} ", ".".repeat(dots)) };
         terminal::out(&format!("{:>2}  {}{dots}{took}\n", self.step, self.paint.strong(title)))
     }
+}
+
+/// A job of the configuration, as `holdfast run` has it done.
+fn job(name: &str) -> Work {
+    Work::Job { name: name.to_owned(), options: JobOptions::default() }
 }
 
 /// A line below a heading.

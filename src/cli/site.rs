@@ -1,0 +1,299 @@
+//! What the configuration means as work: every run, of the command line and of the daemon, is ordered here.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::destination::{self, Purpose, open_to_look};
+use crate::cli::exit::Usage;
+use crate::cli::locate::{Located, locate, spelled};
+use crate::cli::text;
+use crate::config::{self, Config, Job, Repository};
+use crate::jobs::backup::{BackupOrder, backup};
+use crate::jobs::catalogue;
+use crate::jobs::context::{Destination, Ended, Report, RunContext};
+use crate::jobs::copy::{CopyOrder, copy};
+use crate::jobs::restore::{RestoreOrder, RestorePlan, plan, restore};
+use crate::jobs::source::RepositorySource;
+use crate::jobs::verify::{Depth, VerifyOrder, verify};
+use crate::ledger::Ledger;
+use crate::model::run::Kind;
+use crate::repository::binaries::BinaryStore;
+use crate::service::request::{JobOptions, Refusal, RestoreRequest, VerifyRequest};
+use crate::service::site::{JobSpec, Points, Site, Work};
+
+/// The configuration, as the site of the work.
+#[derive(Clone, Debug)]
+pub(super) struct ConfiguredSite {
+    config: Arc<Config>,
+}
+
+impl ConfiguredSite {
+    pub(super) fn new(config: Arc<Config>) -> Self {
+        Self { config }
+    }
+
+    pub(super) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    async fn run_job(&self, run: &RunContext, name: &str, options: JobOptions) -> anyhow::Result<Ended> {
+        let job = self.config.job(name)?;
+        let source = source(repository(&self.config, job.repository())?);
+        let destination = open(&self.config, job.destination(), Purpose::Write, run).await?;
+        match job {
+            Job::Copy(job) => {
+                let (parallel, settle) = (job.parallel, job.settle);
+                let order = CopyOrder { source, destination, parallel, settle, full: options.full };
+                Box::pin(copy(run, &order)).await
+            }
+            Job::Backup(job) => {
+                let (name, volume_bytes, settle) = (name.to_owned(), job.volume_bytes, job.settle);
+                Box::pin(backup(run, &BackupOrder { job: name, source, destination, volume_bytes, settle })).await
+            }
+        }
+    }
+
+    async fn restore(&self, run: &RunContext, request: &RestoreRequest) -> anyhow::Result<Ended> {
+        let PreparedRestore { order, other_repository, .. } = self.prepare_restore(run, request).await?;
+        if let Some(message) = other_repository {
+            run.report.notice("repository", spelled(&request.from), message);
+        }
+        restore(run, &order).await
+    }
+
+    async fn verify(&self, run: &RunContext, request: &VerifyRequest) -> anyhow::Result<Ended> {
+        let mut orders = Vec::new();
+        for name in &request.names {
+            let Located { name, destination, .. } =
+                locate(&self.config, run, name, request.destination.as_deref()).await?;
+            orders.push(VerifyOrder { name, destination });
+        }
+        verify(run, &orders, if request.quick { Depth::Quick } else { Depth::Whole }).await
+    }
+
+    /// The order for a restore, and what is to be known about it beforehand.
+    pub(super) async fn prepare_restore(
+        &self,
+        run: &RunContext,
+        request: &RestoreRequest,
+    ) -> anyhow::Result<PreparedRestore> {
+        let located = locate(&self.config, run, &request.from, request.destination.as_deref()).await?;
+        let repository = target(&self.config, &located, request.repository.as_deref())?;
+        let from = spelled(&located.name);
+        let other = repository.name != located.repository && request.to.is_none();
+        let other_repository = other.then(|| {
+            format!("the {from} is of the repository `{}`, and goes into `{}`", located.repository, repository.name)
+        });
+        let (binaries, documents) = match &request.to {
+            Some(directory) => (directory.join("binaries"), Some(directory.join("documents"))),
+            None => (repository.binaries.clone(), documents(repository).map(PathBuf::from)),
+        };
+        let left_out = documents.is_none() && located.documents > 0 && request.only.is_empty();
+        let no_documents = left_out.then(|| {
+            format!(
+                "the documents in the {from} ({}) are not restored, as the repository `{}` has no directory for them: \
+                 `--to DIR` gives them",
+                text::count(located.documents),
+                repository.name
+            )
+        });
+        let order = RestoreOrder {
+            from: located.name,
+            destination: located.destination,
+            binaries: BinaryStore::at(&binaries, &repository.layout),
+            documents,
+            only: request.only.clone(),
+        };
+        Ok(PreparedRestore { order, other_repository, no_documents })
+    }
+}
+
+/// An order for a restore, and what is odd about it.
+pub(super) struct PreparedRestore {
+    pub(super) order: RestoreOrder,
+    /// The backup is of another repository than the one it goes into.
+    pub(super) other_repository: Option<String>,
+    /// The documents have nowhere to go; the run names them by itself.
+    pub(super) no_documents: Option<String>,
+}
+
+#[async_trait]
+impl Site for ConfiguredSite {
+    fn jobs(&self) -> Vec<JobSpec> {
+        let spec = |job: Job<'_>| JobSpec {
+            name: job.to_string(),
+            kind: kind(job),
+            repository: job.repository().to_owned(),
+            destination: job.destination().to_owned(),
+        };
+        self.config.jobs().map(spec).collect()
+    }
+
+    fn runs_at_once(&self) -> usize {
+        self.config.service.runs_at_once
+    }
+
+    fn history(&self) -> Duration {
+        self.config.service.history
+    }
+
+    fn replaced_by(&self, request: &RestoreRequest) -> Result<Option<String>, Refusal> {
+        check_destination(&self.config, request.destination.as_deref())?;
+        if let Some(name) = &request.repository {
+            repository(&self.config, name).map_err(|usage| Refusal::Invalid(usage.to_string()))?;
+        }
+        if let Some(directory) = &request.to {
+            if !directory.is_absolute() {
+                return Err(Refusal::Invalid(format!("`to` is not an absolute path: `{}`", directory.display())));
+            }
+            return Ok(None);
+        }
+        let mut all = self.config.repositories.keys();
+        match (&request.repository, all.next(), all.next()) {
+            (Some(named), ..) => Ok(Some(named.clone())),
+            (None, Some(only), None) => Ok(Some(only.clone())),
+            _ => {
+                let known: Vec<&str> = self.config.repositories.keys().map(String::as_str).collect();
+                Err(Refusal::Invalid(format!(
+                    "say which repository is to be replaced, as `repository`: {}",
+                    known.join(", ")
+                )))
+            }
+        }
+    }
+
+    fn check(&self, request: &VerifyRequest) -> Result<(), Refusal> {
+        if request.names.is_empty() {
+            return Err(Refusal::Invalid("`names` is empty: `holdfast points` lists what can be verified".to_owned()));
+        }
+        check_destination(&self.config, request.destination.as_deref())
+    }
+
+    async fn perform(&self, run: &RunContext, work: &Work, _hurry: &CancellationToken) -> anyhow::Result<Ended> {
+        match work {
+            Work::Job { name, options } => self.run_job(run, name, *options).await,
+            Work::Restore(request) => self.restore(run, request).await,
+            Work::Verify(request) => self.verify(run, request).await,
+        }
+    }
+
+    async fn plan(&self, run: &RunContext, request: &RestoreRequest) -> anyhow::Result<RestorePlan> {
+        let prepared = self.prepare_restore(run, request).await?;
+        for message in prepared.other_repository.into_iter().chain(prepared.no_documents) {
+            run.report.notice("repository", spelled(&request.from), message);
+        }
+        plan(run, &prepared.order).await
+    }
+
+    async fn points(&self, ledger: Option<&Ledger>) -> Points {
+        let mut points = Points::default();
+        for destination in self.config.destinations.values() {
+            let listed = async {
+                let opened = open_to_look(destination, ledger, &Report::default()).await?;
+                catalogue::list(&opened, ledger).await
+            };
+            match listed.await {
+                Ok((found, unreadable)) => {
+                    points.found.extend(found);
+                    let at = |complaint| format!("{complaint} (at destination {})", destination.name);
+                    points.unreadable.extend(unreadable.into_iter().map(at));
+                }
+                Err(error) => points.unreached.push(format!("{error:#}")),
+            }
+        }
+        points.found.sort_by(|a, b| (b.created, &b.name).cmp(&(a.created, &a.name)));
+        points
+    }
+}
+
+fn kind(job: Job<'_>) -> Kind {
+    match job {
+        Job::Copy(_) => Kind::Copy,
+        Job::Backup(_) => Kind::Backup,
+    }
+}
+
+/// Opens a destination of the configuration, to write to it or only to read from it.
+pub(super) async fn open(
+    config: &Config,
+    name: &str,
+    purpose: Purpose,
+    run: &RunContext,
+) -> anyhow::Result<Destination> {
+    run.go_on()?;
+    run.report.phase(format!("opening destination {name}"), "", None);
+    let destination = destination(config, name)?;
+    // The futures of the SDK are large, and this one would be a part of every run's.
+    let opening = Box::pin(destination::open(destination, purpose, &run.ledger, &run.report, &run.stop));
+    let opened = opening.await;
+    match opened {
+        // A request that was given up because we stop is no failure of the destination.
+        Err(_) if run.stop.is_cancelled() => Err(run.go_on().expect_err("the run should stop")),
+        opened => opened,
+    }
+}
+
+/// A destination of the configuration.
+pub(super) fn destination<'a>(config: &'a Config, name: &str) -> Result<&'a config::Destination, Usage> {
+    config.destinations.get(name).ok_or_else(|| {
+        let known: Vec<&str> = config.destinations.keys().map(String::as_str).collect();
+        Usage::new(format!("there is no destination `{name}`"), format!("the destinations are {}", known.join(", ")))
+    })
+}
+
+fn check_destination(config: &Config, name: Option<&str>) -> Result<(), Refusal> {
+    match name {
+        Some(name) => match destination(config, name) {
+            Ok(_) => Ok(()),
+            Err(usage) => Err(Refusal::Invalid(usage.to_string())),
+        },
+        None => Ok(()),
+    }
+}
+
+/// A repository of the configuration.
+pub(super) fn repository<'a>(config: &'a Config, name: &str) -> Result<&'a Repository, Usage> {
+    config.repositories.get(name).ok_or_else(|| {
+        let known: Vec<&str> = config.repositories.keys().map(String::as_str).collect();
+        Usage::new(format!("there is no repository `{name}`"), format!("the repositories are {}", known.join(", ")))
+    })
+}
+
+/// The repository that is named, or the one that the backup is of, or the only one.
+fn target<'a>(config: &'a Config, located: &Located, named: Option<&str>) -> Result<&'a Repository, Usage> {
+    if let Some(name) = named {
+        return repository(config, name);
+    }
+    let of = config.repositories.get(&located.repository);
+    let mut all = config.repositories.values();
+    let only = all.next().filter(|_| config.repositories.len() == 1);
+    of.or(only).ok_or_else(|| {
+        let known: Vec<&str> = config.repositories.keys().map(String::as_str).collect();
+        Usage::new(
+            format!(
+                "the {} is of the repository `{}`, which the configuration does not have",
+                spelled(&located.name),
+                located.repository
+            ),
+            format!("say which one is meant with `--repository NAME`: {}", known.join(", ")),
+        )
+    })
+}
+
+/// What a job reads.
+fn source(repository: &Repository) -> RepositorySource {
+    RepositorySource {
+        name: repository.name.clone(),
+        binaries: BinaryStore::at(&repository.binaries, &repository.layout),
+        documents: documents(repository).map(Path::to_owned),
+    }
+}
+
+/// The directory of the documents, if there is one.
+pub(super) fn documents(repository: &Repository) -> Option<&Path> {
+    repository.documents.as_ref().map(|config::DocumentSource::Directory(path)| path.as_path())
+}
