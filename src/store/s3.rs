@@ -4,6 +4,7 @@
 //! repeated here: that is [`Retrying`](crate::store::retry::Retrying).
 
 mod base64;
+mod direct;
 mod error;
 mod probe;
 mod read;
@@ -28,6 +29,7 @@ use bytes::Bytes;
 
 use crate::model::digest::Digest;
 use crate::model::key::Key;
+use crate::store::s3::direct::{Direct, Parts};
 use crate::store::s3::error::{Operation, Refusal, ServiceFault};
 use crate::store::s3::upload::S3Upload;
 use crate::store::{
@@ -118,6 +120,8 @@ pub struct S3Store {
 /// What the store and its uploads share: the connections, and where they lead.
 struct Bucket {
     client: Client,
+    /// The way of puts; none where only the SDK knows it.
+    direct: Option<Direct>,
     settings: S3Settings,
     capabilities: Capabilities,
     place: String,
@@ -128,10 +132,11 @@ impl S3Store {
     /// for where AWS keeps them.
     pub async fn connect(settings: S3Settings, capabilities: Capabilities) -> Result<Self, StoreError> {
         let place = place(&settings);
-        let client = client(&settings).await.map_err(|cause| {
+        let (client, parts) = client(&settings).await.map_err(|cause| {
             StoreError::new(ErrorKind::Other, format!("prepare the connection to `{place}`"), cause)
         })?;
-        Ok(Self { bucket: Arc::new(Bucket { client, settings, capabilities, place }) })
+        let direct = Direct::to(&settings, parts).await;
+        Ok(Self { bucket: Arc::new(Bucket { client, direct, settings, capabilities, place }) })
     }
 }
 
@@ -150,7 +155,7 @@ fn place(settings: &S3Settings) -> String {
     }
 }
 
-async fn client(settings: &S3Settings) -> Result<Client, String> {
+async fn client(settings: &S3Settings) -> Result<(Client, Parts), String> {
     if let Some(endpoint) = settings.endpoint.as_deref()
         && !["http://", "https://"].iter().any(|scheme| endpoint.starts_with(scheme))
     {
@@ -166,9 +171,17 @@ async fn client(settings: &S3Settings) -> Result<Client, String> {
         loader = loader.region(Region::new(region.to_owned()));
     }
     let shared = loader.load().await;
-    if shared.region().is_none() {
+    let Some(region) = shared.region() else {
         return Err("no region is set; set `region` to the one the bucket is in".to_owned());
-    }
+    };
+    let parts = Parts {
+        region: region.to_string(),
+        use_fips: shared.use_fips(),
+        use_dual_stack: shared.use_dual_stack(),
+        provider: shared.credentials_provider(),
+        clock: shared.time_source(),
+        sleep: shared.sleep_impl(),
+    };
     let mut builder = Builder::from(&shared);
     if let Some(endpoint) = &settings.endpoint {
         builder = builder.endpoint_url(endpoint);
@@ -183,7 +196,7 @@ async fn client(settings: &S3Settings) -> Result<Client, String> {
         .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
         .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
         .build();
-    Ok(Client::from_conf(config))
+    Ok((Client::from_conf(config), parts))
 }
 
 impl Bucket {
@@ -214,16 +227,21 @@ impl Bucket {
             Operation::Complete => self.settings.time_outs.complete,
             _ => self.settings.time_outs.answer,
         };
-        match tokio::time::timeout(limit, request).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) => Err(Refusal::new(operation, &self.settings, &error)),
-            Err(_) => Err(Refusal::unavailable(format!("no answer within {limit:?}"))),
+        match within(limit, request).await? {
+            Ok(answer) => Ok(answer),
+            Err(error) => Err(Refusal::new(operation, &self.settings, &error)),
         }
     }
 
     fn action(&self, verb: &str, thing: &str) -> String {
         format!("{verb} `{thing}` in `{}`", self.place)
     }
+}
+
+/// Waits for an answer, and no longer than `limit`.
+async fn within<T>(limit: Duration, request: impl Future<Output = T>) -> Result<T, Refusal> {
+    let answered = tokio::time::timeout(limit, request).await;
+    answered.map_err(|_| Refusal::unavailable(format!("no answer within {limit:?}")))
 }
 
 #[async_trait]

@@ -6,6 +6,11 @@ use std::path::{Path, PathBuf};
 const HOMES: &[(&str, &[&str])] = &[
     ("aws_sdk_s3", &["store/s3"]),
     ("aws_config", &["store/s3"]),
+    ("aws_sigv4", &["store/s3"]),
+    ("aws_smithy_async", &["store/s3"]),
+    ("aws_smithy_http_client", &["store/s3"]),
+    ("aws_smithy_runtime_api", &["store/s3"]),
+    ("aws_smithy_xml", &["store/s3"]),
     ("sha1", &["model/digest"]),
     ("sha2", &["model/digest"]),
     ("rusqlite", &["ledger"]),

@@ -95,7 +95,7 @@ impl Refusal {
     }
 
     /// Nothing came back. Most often the network is to blame; what is not has to be told from the SDK's texts.
-    fn unanswered(error: &(dyn Error + 'static)) -> Self {
+    pub(super) fn unanswered(error: &(dyn Error + 'static)) -> Self {
         let texts = chain(error);
         let said = |part: &str| texts.iter().any(|text| text.contains(part));
         let cause = innermost(error);
@@ -113,7 +113,8 @@ impl Refusal {
         Self::unavailable(cause)
     }
 
-    fn answered(
+    /// What an answer with this status means, of which S3 says `code` and `message`.
+    pub(super) fn answered(
         operation: Operation,
         settings: &S3Settings,
         status: u16,

@@ -1,0 +1,90 @@
+//! `holdfast status`: what the service is at.
+
+use std::sync::Arc;
+
+use crate::cli::exit::{Exit, Usage};
+use crate::cli::remote::Remote;
+use crate::cli::table::{Align, Table};
+use crate::cli::{terminal, text};
+use crate::config::Config;
+use crate::model::run::{Outcome, Run};
+use crate::service::status::{JobStatus, Status};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// Print it as JSON, as `GET /status` does
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn status(config: Arc<Config>, arguments: &Arguments) -> anyhow::Result<Exit> {
+    let remote = reach(&config).await?;
+    let status: Status = remote.get("/status").await?;
+    if arguments.json {
+        terminal::json(&status)?;
+    } else {
+        terminal::out(&describe(&status))?;
+    }
+    Ok(Exit::Succeeded)
+}
+
+/// The service, which must be running.
+pub(super) async fn reach(config: &Config) -> anyhow::Result<Remote> {
+    Remote::reach(config).await?.ok_or_else(|| {
+        let state_dir = config.service.state_dir.display();
+        Usage::new(
+            format!("no service is running on state directory `{state_dir}`"),
+            "systemctl start holdfast, or `holdfast serve` in a terminal; `holdfast history` shows what has run",
+        )
+        .into()
+    })
+}
+
+fn describe(status: &Status) -> String {
+    let stopping = if status.stopping { ", stopping" } else { "" };
+    let head = format!("holdfast {}, running since {}{stopping}\n", status.version, text::time(status.started));
+    let mut lines = vec![head];
+    if !status.jobs.is_empty() {
+        lines.push(jobs(&status.jobs).to_string());
+    }
+    lines.extend(status.running.iter().map(|run| format!("{}\n", doing(run))));
+    lines.extend(status.waiting.iter().map(|run| format!("{}\n", doing(run))));
+    lines.concat()
+}
+
+fn jobs(jobs: &[JobStatus]) -> Table {
+    use Align::Left;
+    let columns = ["JOB", "NOW", "LAST RUN", "OUTCOME", "NEXT RUN"];
+    let mut table = Table::new(columns.map(|column| (column, Left)).to_vec());
+    let dash = || "-".to_owned();
+    for job in jobs {
+        let now = match (job.running, job.waiting) {
+            (Some(run), _) => format!("run {run}"),
+            (None, Some(run)) => format!("run {run} waits"),
+            (None, None) => dash(),
+        };
+        let last = job.last_run.as_ref();
+        table.row(vec![
+            job.job.clone(),
+            now,
+            last.map_or_else(dash, |run| text::time(run.started)),
+            last.and_then(|run| run.outcome).map_or("-", Outcome::as_str).to_owned(),
+            job.next_run.map_or_else(dash, text::time),
+        ]);
+        if let Some(error) = last.and_then(|run| run.error.as_ref()) {
+            table.below(error);
+        }
+    }
+    table
+}
+
+fn doing(run: &Run) -> String {
+    let progress = &run.progress;
+    let total = progress.total.map(|total| format!(" of {}", text::count(total))).unwrap_or_default();
+    let far = if progress.unit.is_empty() {
+        String::new()
+    } else {
+        format!(": {}{total} {}", text::count(progress.current), progress.unit)
+    };
+    format!("run {} ({}) {}{far}", run.id, run.job, progress.message)
+}
