@@ -1,11 +1,11 @@
 //! The running service, as those see it who ask it for something: HTTP, the scheduler, the watcher.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use jiff::Timestamp;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::dispatcher::{COMMANDS, Command, Dispatcher, Manager};
@@ -28,7 +28,7 @@ struct Inner {
     runner: Runner,
     /// Reads beside the writer, and never waits for it.
     reader: Arc<Ledger>,
-    site: RwLock<Arc<dyn Site>>,
+    site: watch::Sender<Arc<dyn Site>>,
     board: Arc<Board>,
     commands: mpsc::Sender<Command>,
     started: Timestamp,
@@ -57,7 +57,7 @@ impl Daemon {
             started: runner.clock.now(),
             reader: Arc::new(reader),
             runner,
-            site: RwLock::new(site),
+            site: watch::Sender::new(site),
             board,
             commands: sender,
             stop,
@@ -77,7 +77,12 @@ impl Daemon {
 
     /// The configuration that is worked by.
     pub fn site(&self) -> Arc<dyn Site> {
-        Arc::clone(&self.0.site.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.0.site.borrow())
+    }
+
+    /// The configuration that is worked by, and every one that takes its place.
+    pub fn sites(&self) -> watch::Receiver<Arc<dyn Site>> {
+        self.0.site.subscribe()
     }
 
     /// Starts a job because of `trigger`, or finds it waiting: the run is recorded, and begins when it can.
@@ -136,8 +141,10 @@ impl Daemon {
 
     /// Works by another configuration from now on; runs under way end by the old one.
     pub async fn adopt(&self, site: Arc<dyn Site>) -> Result<(), Refusal> {
-        *self.0.site.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&site);
-        self.command(|reply| Command::Adopt { site, reply }).await
+        // The loop first: whoever hears of a new job may start it.
+        self.command(|reply| Command::Adopt { site: Arc::clone(&site), reply }).await?;
+        self.0.site.send_replace(site);
+        Ok(())
     }
 
     async fn command<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Refusal> {

@@ -227,7 +227,8 @@ impl Bucket {
             Operation::Complete => self.settings.time_outs.complete,
             _ => self.settings.time_outs.answer,
         };
-        match within(limit, request).await? {
+        // The futures of the SDK are large, and would be a part of every one that asks.
+        match within(limit, Box::pin(request)).await? {
             Ok(answer) => Ok(answer),
             Err(error) => Err(Refusal::new(operation, &self.settings, &error)),
         }

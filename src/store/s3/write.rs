@@ -33,8 +33,7 @@ impl Bucket {
                 let headers = self.headers(digest, &checksum, conditional);
                 within(self.settings.time_outs.answer, direct.put(&self.settings, &name, &headers, body)).await?
             }
-            // The futures of the SDK are large, and this one would be a part of every put.
-            None => Box::pin(self.send_by_sdk(name, body, digest, checksum, conditional)).await,
+            None => self.send_by_sdk(name, body, digest, checksum, conditional).await,
         }
     }
 
