@@ -300,4 +300,5 @@ def main():
         shutil.rmtree(small)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -11,11 +11,14 @@ mod init;
 mod locate;
 mod points;
 mod progress;
+mod reload;
 mod remote;
 mod restore;
 mod run;
+mod serve;
 mod session;
 mod site;
+mod status;
 mod summary;
 mod table;
 mod terminal;
@@ -52,6 +55,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run as a service: by the schedule, on changes, and on request
+    Serve,
     /// Run one job now, in the foreground: copy.NAME or backup.NAME
     Run(run::Arguments),
     /// List the restore points and archives
@@ -62,6 +67,10 @@ enum Command {
     Verify(verify::Arguments),
     /// List the runs, newest first
     History(history::Arguments),
+    /// Show what the running service is at
+    Status(status::Arguments),
+    /// Have the running service read its configuration again; fails if that is refused
+    Reload,
     /// Check the configuration, permissions, limits, and what each destination can do
     Check(check::Arguments),
     /// Write a first configuration to the file named by --config
@@ -95,6 +104,9 @@ impl Arguments {
             Command::Check(arguments) => in_runtime(check::check(&file, &arguments)),
             Command::History(arguments) => history::history(&Config::load(&file)?, &arguments),
             Command::Points(arguments) => in_runtime(points::points(load(&file)?, &arguments)),
+            Command::Serve => in_runtime(serve::serve(&file)),
+            Command::Status(arguments) => in_runtime(status::status(load(&file)?, &arguments)),
+            Command::Reload => in_runtime(reload::reload(load(&file)?)),
             Command::Run(arguments) => in_runtime(run::run(load(&file)?, &arguments)),
             Command::Restore(arguments) => in_runtime(restore::restore(load(&file)?, &arguments)),
             Command::Verify(arguments) => in_runtime(verify::verify(load(&file)?, &arguments)),

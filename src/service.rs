@@ -7,6 +7,8 @@ mod dispatcher;
 pub mod docket;
 pub mod journal;
 pub mod live;
+pub mod parts;
+pub mod reload;
 pub mod request;
 pub mod runner;
 pub mod signals;

@@ -113,6 +113,16 @@ impl Remote {
         progress::watch(&report, &self.stop, self.send(Method::POST, "/restore/plan", request)).await
     }
 
+    /// What the service answers to a question.
+    pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
+        self.call(Method::GET, path, Bytes::new()).await
+    }
+
+    /// Has the service do something that needs no more words.
+    pub(super) async fn post(&self, path: &str) -> anyhow::Result<()> {
+        self.ask(Method::POST, path, Bytes::new()).await.map(drop)
+    }
+
     async fn send<T: DeserializeOwned>(&self, method: Method, path: &str, body: &impl Serialize) -> anyhow::Result<T> {
         self.call(method, path, serde_json::to_vec(body).context("write JSON")?.into()).await
     }

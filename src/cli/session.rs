@@ -25,13 +25,18 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// `purpose` is what a second process is told that finds us at work.
+    /// For a command; `purpose` is what a second process is told that finds us at work.
     pub(super) fn open(config: &Arc<Config>, purpose: &str) -> anyhow::Result<Self> {
+        Self::open_warning(config, purpose, terminal::warn)
+    }
+
+    /// The same, and `warn` is told what happened to the ledger.
+    pub(super) fn open_warning(config: &Arc<Config>, purpose: &str, warn: impl FnOnce(String)) -> anyhow::Result<Self> {
         let signals = Signals::listen()?;
         let lock = StateLock::take(&config.service.state_dir, purpose)?;
         let (ledger, set_aside) = Ledger::open(&lock)?;
         if let Some(set_aside) = set_aside {
-            terminal::warn(lost_ledger(&set_aside));
+            warn(lost_ledger(&set_aside));
         }
         let clock = SystemClock;
         ledger.interrupt_open_runs(clock.now())?;

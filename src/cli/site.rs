@@ -137,6 +137,10 @@ impl Site for ConfiguredSite {
         self.config.service.runs_at_once
     }
 
+    fn grace(&self) -> Duration {
+        self.config.service.grace
+    }
+
     fn history(&self) -> Duration {
         self.config.service.history
     }

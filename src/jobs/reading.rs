@@ -23,7 +23,10 @@ pub async fn settle(run: &RunContext, store: &BinaryStore, digest: &Digest, sett
         if now.duration_since(stamp.modified).is_ok_and(|age| age >= settle) || run.stop.is_cancelled() {
             break;
         }
-        run.clock.sleep(settle).await;
+        tokio::select! {
+            () = run.clock.sleep(settle) => {}
+            () = run.stop.cancelled() => break,
+        }
         let again = store.stamp(digest)?;
         if again == stamp {
             break;

@@ -52,6 +52,9 @@ pub trait Site: Debug + Send + Sync {
     /// How many runs there may be at once.
     fn runs_at_once(&self) -> usize;
 
+    /// How long runs get to reach a safe point when the service stops.
+    fn grace(&self) -> Duration;
+
     /// How long ended runs are kept in the history.
     fn history(&self) -> Duration;
 

@@ -1,12 +1,12 @@
 //! What the service is at, as JSON.
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::model::run::{Kind, Run, RunId};
 
 /// What the service is at.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Status {
     /// The version of the program.
     pub version: String,
@@ -23,7 +23,7 @@ pub struct Status {
 }
 
 /// A job and how it does.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct JobStatus {
     /// Its name, such as `copy.binaries`.
     pub job: String,

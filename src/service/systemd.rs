@@ -25,6 +25,14 @@ impl Systemd {
         tell(&[NotifyState::Ready]);
     }
 
+    /// The configuration is being read again, until [`Systemd::ready`]; with the time, as `Type=notify-reload` wants it.
+    pub fn reloading(self) {
+        match NotifyState::monotonic_usec_now() {
+            Ok(now) => tell(&[NotifyState::Reloading, now]),
+            Err(error) => say(Level::Warning, format_args!("read the monotonic clock: {error}")),
+        }
+    }
+
     /// The service is about to end.
     pub fn stopping(self) {
         tell(&[NotifyState::Stopping]);

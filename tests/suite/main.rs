@@ -25,5 +25,6 @@ mod s3_memory_tests;
 mod s3_store;
 mod seaweedfs;
 mod story;
+mod systemd;
 mod verify;
 mod zip;

@@ -1,0 +1,61 @@
+//! `holdfast serve`: the daemon, put together from its parts.
+
+mod reload;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::anyhow;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::exit::Exit;
+use crate::cli::session::Session;
+use crate::config::Config;
+use crate::service::daemon::Daemon;
+use crate::service::journal::{Level, say};
+use crate::service::parts::Parts;
+use crate::service::reload::Reloads;
+use crate::service::systemd::Systemd;
+use reload::Reloader;
+
+/// Runs until it is told to stop, or until a part of it ends that should not.
+pub(super) async fn serve(file: &Path) -> anyhow::Result<Exit> {
+    let config = Arc::new(Config::load(file)?);
+    let session = Session::open_warning(&config, "serve", |text| say(Level::Warning, text))?;
+    let stop = session.stop();
+    let (daemon, engine) = Daemon::new(session.runner.clone(), Arc::new(session.site.clone()), stop.clone())?;
+
+    // Who only asks the loop for things can be talked to until the last run has ended.
+    let close = CancellationToken::new();
+    let mut parts = Parts::default();
+    let (_reloads, asked) = Reloads::new();
+    let reloader = Reloader::new(Arc::clone(&config), daemon.clone(), asked)?;
+    parts.add("read the configuration again", reloader.serve(close.clone()));
+
+    let mut engine = {
+        let mut task = JoinSet::new();
+        task.spawn(async move { engine.run(&Systemd, Systemd.beat_every()).await });
+        task
+    };
+    Systemd.ready();
+    say(Level::Info, format_args!("ready: {} jobs of `{}`", config.jobs().count(), config.file.display()));
+    let failure = tokio::select! {
+        () = stop.cancelled() => None,
+        Some(ended) = engine.join_next() => ended.err().map(|panic| anyhow!(panic).context("start and end runs")),
+        error = parts.failed() => Some(error),
+    };
+    Systemd.stopping();
+    stop.cancel();
+    let grace = daemon.site().grace();
+    if timeout(grace, engine.join_next()).await.is_err() {
+        say(Level::Error, format_args!("runs did not reach a safe point within {grace:?}, and are cut off"));
+    }
+    close.cancel();
+    parts.ended().await;
+    match failure {
+        Some(error) => Err(error),
+        None => Ok(Exit::Succeeded),
+    }
+}

@@ -1,0 +1,86 @@
+//! Reading the configuration again while the service runs: all of it is taken, or nothing.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::bail;
+use tokio::signal::unix::Signal;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::site::ConfiguredSite;
+use crate::config::{Config, Service};
+use crate::service::daemon::Daemon;
+use crate::service::journal::{Level, say};
+use crate::service::reload::Reload;
+use crate::service::signals::hangups;
+use crate::service::systemd::Systemd;
+
+/// Whoever knows where the configuration is, and what the service works by.
+#[derive(Debug)]
+pub(super) struct Reloader {
+    config: Arc<Config>,
+    daemon: Daemon,
+    hangups: Signal,
+    asked: mpsc::Receiver<Reload>,
+}
+
+impl Reloader {
+    /// From now on SIGHUP is caught.
+    pub(super) fn new(config: Arc<Config>, daemon: Daemon, asked: mpsc::Receiver<Reload>) -> anyhow::Result<Self> {
+        Ok(Self { config, daemon, hangups: hangups()?, asked })
+    }
+
+    /// Reads the configuration again whenever somebody asks, by signal or in words.
+    pub(super) async fn serve(mut self, stop: CancellationToken) -> anyhow::Result<()> {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                Some(()) = self.hangups.recv() => {
+                    Systemd.reloading();
+                    // Who sent the signal cannot be told; the journal was.
+                    drop(self.reload().await);
+                    Systemd.ready();
+                }
+                Some(reply) = self.asked.recv() => {
+                    let taken = self.reload().await;
+                    // Whoever asked may have gone.
+                    drop(reply.send(taken));
+                }
+            }
+        }
+    }
+
+    async fn reload(&mut self) -> Result<(), String> {
+        let taken = self.take().await;
+        match &taken {
+            Ok(()) => say(Level::Info, format_args!("read `{}` again", self.config.file.display())),
+            Err(refused) => say(Level::Error, format_args!("the configuration stays as it was: {refused}")),
+        }
+        taken
+    }
+
+    async fn take(&mut self) -> Result<(), String> {
+        let file = self.config.file.clone();
+        let read = tokio::task::spawn_blocking(move || read(&file)).await;
+        let config = read.map_err(|error| error.to_string())??;
+        stays(&self.config.service, &config.service).map_err(|error| error.to_string())?;
+        let site = ConfiguredSite::new(Arc::clone(&config));
+        self.daemon.adopt(Arc::new(site)).await.map_err(|refusal| refusal.to_string())?;
+        self.config = config;
+        Ok(())
+    }
+}
+
+fn read(file: &Path) -> Result<Arc<Config>, String> {
+    Config::load(file).map(Arc::new).map_err(|error| error.to_string())
+}
+
+/// Refuses what is opened once, at the start.
+fn stays(before: &Service, now: &Service) -> anyhow::Result<()> {
+    let changed: [(&str, bool); 1] = [("state_dir", before.state_dir != now.state_dir)];
+    if let Some((name, _)) = changed.iter().find(|(_, changed)| *changed) {
+        bail!("`{name}` in [service] cannot change while the service runs: systemctl restart holdfast");
+    }
+    Ok(())
+}
