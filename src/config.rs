@@ -12,10 +12,12 @@ mod value;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::model::address::Address;
 use crate::model::layout::Layout;
 
 pub use error::{ConfigError, Problem, Spot};
@@ -30,6 +32,8 @@ const DEFAULT_GRACE: Duration = Duration::from_mins(1);
 const DEFAULT_RUNS_AT_ONCE: usize = 4;
 /// Runs of a year show a trend, and are some thousand rows.
 const DEFAULT_HISTORY: Duration = Duration::from_hours(365 * 24);
+/// Where only this machine reaches it.
+const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8480);
 /// What S3-compatible servers call themselves when nobody gave them a name.
 const DEFAULT_REGION: &str = "us-east-1";
 /// A binary is one request, mostly spent waiting; this many fill a fast line and stay below a server's patience.
@@ -73,6 +77,23 @@ pub struct Service {
     pub runs_at_once: usize,
     /// How long ended runs are kept in the history.
     pub history: Duration,
+    /// Where it is reached, beside the socket in the state directory.
+    pub listen: Vec<Address>,
+    /// The certificate for what is reached over the network; none for plain text.
+    pub tls: Option<Tls>,
+    /// Whether others may reach it in plain text.
+    pub allow_plaintext_beyond_loopback: bool,
+    /// The names by which this machine is asked for, beside its addresses and localhost.
+    pub hosts: Vec<String>,
+}
+
+/// `tls` in `[service]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    /// The certificate and those that vouch for it, as PEM.
+    pub certificate: PathBuf,
+    /// Its key, as PEM.
+    pub key: PathBuf,
 }
 
 /// `[repository.NAME]`.

@@ -1,5 +1,6 @@
 //! The values Holdfast speaks of, and pure functions over them: no input or output, no clock.
 
+pub mod address;
 pub mod archive;
 pub mod digest;
 pub mod document;

@@ -1,10 +1,12 @@
 //! What runs jobs: the clock, the signals, the record of every run, and the daemon around them.
 
+pub mod access;
 pub mod clock;
 pub mod control;
 pub mod daemon;
 mod dispatcher;
 pub mod docket;
+pub mod http;
 pub mod journal;
 pub mod live;
 pub mod parts;
@@ -13,6 +15,7 @@ pub mod request;
 pub mod runner;
 pub mod signals;
 pub mod site;
+mod socket;
 pub mod status;
 pub mod systemd;
 mod words;

@@ -1,5 +1,6 @@
 //! `holdfast serve`: the daemon, put together from its parts.
 
+mod http;
 mod reload;
 
 use std::path::Path;
@@ -13,7 +14,9 @@ use tokio_util::sync::CancellationToken;
 use crate::cli::exit::Exit;
 use crate::cli::session::Session;
 use crate::config::Config;
+use crate::service::access::Access;
 use crate::service::daemon::Daemon;
+use crate::service::http::Http;
 use crate::service::journal::{Level, say};
 use crate::service::parts::Parts;
 use crate::service::reload::Reloads;
@@ -25,14 +28,16 @@ pub(super) async fn serve(file: &Path) -> anyhow::Result<Exit> {
     let config = Arc::new(Config::load(file)?);
     let session = Session::open_warning(&config, "serve", |text| say(Level::Warning, text))?;
     let stop = session.stop();
+    let listening = Http::bind(http::settings(&config.service)).await?;
     let (daemon, engine) = Daemon::new(session.runner.clone(), Arc::new(session.site.clone()), stop.clone())?;
 
     // Who only asks the loop for things can be talked to until the last run has ended.
     let close = CancellationToken::new();
     let mut parts = Parts::default();
-    let (_reloads, asked) = Reloads::new();
-    let reloader = Reloader::new(Arc::clone(&config), daemon.clone(), asked)?;
+    let (reloads, asked) = Reloads::new();
+    let reloader = Reloader::new(Arc::clone(&config), daemon.clone(), listening.certificate(), asked)?;
     parts.add("read the configuration again", reloader.serve(close.clone()));
+    parts.add("serve HTTP", listening.serve(daemon.clone(), Access::default(), reloads, close.clone()));
 
     let mut engine = {
         let mut task = JoinSet::new();

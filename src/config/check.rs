@@ -10,10 +10,11 @@ use super::error::{Problem, Source, did_you_mean};
 use super::file::{CredentialsTable, DestinationTable, DocumentsTable, File};
 use super::value::{Text, Url};
 use super::{
-    BackupJob, Config, ConfigError, CopyJob, Credentials, DEFAULT_GRACE, DEFAULT_HISTORY, DEFAULT_PARALLEL,
-    DEFAULT_REGION, DEFAULT_RUNS_AT_ONCE, DEFAULT_SETTLE, DEFAULT_STATE_DIR, DEFAULT_VOLUME, Destination,
-    DocumentSource, Place, Repository, S3Place, Service,
+    BackupJob, Config, ConfigError, CopyJob, Credentials, DEFAULT_GRACE, DEFAULT_HISTORY, DEFAULT_LISTEN,
+    DEFAULT_PARALLEL, DEFAULT_REGION, DEFAULT_RUNS_AT_ONCE, DEFAULT_SETTLE, DEFAULT_STATE_DIR, DEFAULT_VOLUME,
+    Destination, DocumentSource, Place, Repository, S3Place, Service, Tls,
 };
+use crate::model::address::Address;
 use crate::model::layout::Layout;
 
 /// Makes the configuration of what was written; `table` is the same once more, with places.
@@ -21,6 +22,7 @@ pub(super) fn check(written: File, source: &Source<'_>, table: &DeTable<'_>) -> 
     let mut check = Check { source, table, problems: Vec::new() };
     check.names();
     let config = check.config(written);
+    check.listeners(&config.service);
     check.repositories_apart(&config);
     check.destinations_apart(&config);
     check.destinations_outside_repositories(&config);
@@ -108,6 +110,16 @@ impl Check<'_> {
                 grace: written.service.grace.map_or(DEFAULT_GRACE, |grace| grace.0.0),
                 runs_at_once: written.service.runs_at_once.map_or(DEFAULT_RUNS_AT_ONCE, |number| number.0),
                 history: written.service.history.map_or(DEFAULT_HISTORY, |history| history.0.0),
+                listen: written.service.listen.map_or_else(
+                    || vec![Address::Tcp(DEFAULT_LISTEN)],
+                    |listen| listen.0.into_iter().map(|address| resolved(address, &resolve)).collect(),
+                ),
+                tls: written
+                    .service
+                    .tls
+                    .map(|tls| Tls { certificate: resolve(tls.certificate.0), key: resolve(tls.key.0) }),
+                allow_plaintext_beyond_loopback: written.service.allow_plaintext_beyond_loopback.unwrap_or(false),
+                hosts: written.service.hosts.unwrap_or_default().into_iter().map(|Text(host)| host.0).collect(),
             },
             repositories,
             destinations,
@@ -211,6 +223,29 @@ impl Check<'_> {
                 }
                 name
             }
+        }
+    }
+
+    /// Each place once, and none where passwords are seen by others.
+    fn listeners(&mut self, service: &Service) {
+        for (first, second) in pairs(&service.listen.iter().collect::<Vec<_>>()) {
+            if first == second {
+                self.complain(
+                    self.value(&["service", "listen"]),
+                    format!("`{first}` stands in `listen` twice"),
+                    "take one of them out".to_owned(),
+                );
+            }
+        }
+        let plain = service.tls.is_none() && !service.allow_plaintext_beyond_loopback;
+        if let Some(open) = service.listen.iter().find(|address| plain && !address.is_local()) {
+            self.complain(
+                self.value(&["service", "listen"]),
+                format!("others reach {open}, and on the way to it everybody could read passwords and tokens"),
+                "add tls = { certificate = \"certificate.pem\", key = \"key.pem\" }, or, where the network is your own, \
+                 allow_plaintext_beyond_loopback = true"
+                    .to_owned(),
+            );
         }
     }
 
@@ -354,6 +389,13 @@ impl Check<'_> {
         }
         let (key, value) = table.get_key_value(*last)?;
         Some((key.span(), value.get_ref(), value.span()))
+    }
+}
+
+fn resolved(address: Address, resolve: &dyn Fn(PathBuf) -> PathBuf) -> Address {
+    match address {
+        Address::Unix(path) => Address::Unix(resolve(path)),
+        Address::Tcp(_) => address,
     }
 }
 

@@ -176,6 +176,7 @@ fn explain_type(found: &str, expected: &str, path: &[&str]) -> (String, String) 
     let expected = match expected {
         "a map" => "a table",
         "a boolean" => "true or false",
+        "a sequence" => "a list",
         other => other,
     };
     match path {
@@ -201,8 +202,14 @@ fn explain_type(found: &str, expected: &str, path: &[&str]) -> (String, String) 
 }
 
 /// A value for each key.
-pub(super) const EXAMPLES: [(&str, &str); 25] = [
+pub(super) const EXAMPLES: [(&str, &str); 31] = [
     ("state_dir", "\"/var/lib/holdfast\""),
+    ("listen", "\"127.0.0.1:8480\""),
+    ("tls", "{ certificate = \"certificate.pem\", key = \"key.pem\" }"),
+    ("certificate", "\"certificate.pem\""),
+    ("key", "\"key.pem\""),
+    ("allow_plaintext_beyond_loopback", "true"),
+    ("hosts", "[\"backup.example.org\"]"),
     ("binaries", "\"/srv/fcrepo4-data/fcrepo.binary.directory\""),
     ("layout", "\"modeshape\""),
     ("algorithm", "\"sha1\""),

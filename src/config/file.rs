@@ -5,12 +5,14 @@ use std::fmt;
 use std::path::PathBuf;
 
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
 use super::error::did_you_mean;
 use super::value::{
-    Account, Complaint, Endpoint, HOUR, Period, Settle, Sse, StorageClass, Text, Url, Volume, Whole, YEAR, sound,
+    Account, Complaint, Endpoint, FromText as _, HOUR, Host, Period, Settle, Sse, StorageClass, Text, Url, Volume,
+    Whole, YEAR, sound,
 };
+use crate::model::address::Address;
 use crate::model::digest::Algorithm;
 use crate::model::layout::Layout;
 
@@ -31,6 +33,46 @@ pub(super) struct ServiceTable {
     pub(super) grace: Option<Text<Period<1, HOUR>>>,
     pub(super) runs_at_once: Option<Whole<1, 64>>,
     pub(super) history: Option<Text<Period<HOUR, { 100 * YEAR }>>>,
+    pub(super) listen: Option<Listen>,
+    pub(super) tls: Option<TlsTable>,
+    pub(super) allow_plaintext_beyond_loopback: Option<bool>,
+    pub(super) hosts: Option<Vec<Text<Host>>>,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct TlsTable {
+    pub(super) certificate: Text<PathBuf>,
+    pub(super) key: Text<PathBuf>,
+}
+
+/// One address, or a list of them.
+pub(super) struct Listen(pub(super) Vec<Address>);
+
+impl<'de> Deserialize<'de> for Listen {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ListenVisitor;
+        impl<'de> Visitor<'de> for ListenVisitor {
+            type Value = Vec<Address>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an address in quotes or a list of them")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Vec<Address>, E> {
+                sound(text).and_then(Address::from_text).map(|address| vec![address]).map_err(E::custom)
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<Address>, A::Error> {
+                let mut addresses = Vec::new();
+                while let Some(Text(address)) = list.next_element()? {
+                    addresses.push(address);
+                }
+                Ok(addresses)
+            }
+        }
+        deserializer.deserialize_any(ListenVisitor).map(Self)
+    }
 }
 
 #[derive(serde::Deserialize)]

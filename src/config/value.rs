@@ -9,6 +9,7 @@ use jiff::{SignedDuration, Span, SpanRelativeTo};
 use serde::de::{Deserialize, Deserializer, Error, Unexpected, Visitor};
 
 use super::{MAX_SETTLE, VOLUME_LIMITS};
+use crate::model::address::Address;
 use crate::model::digest::Algorithm;
 
 /// A value that was wrong by itself, and the way out; travels through serde as one text.
@@ -122,6 +123,50 @@ impl FromText for Algorithm {
                 "write \"sha1\" or \"sha256\"",
             )),
         }
+    }
+}
+
+/// A socket in it is not yet resolved.
+impl FromText for Address {
+    const EXPECTED: &str = "an address in quotes";
+
+    fn from_text(text: &str) -> Result<Self, Complaint> {
+        if let Some(path) = text.strip_prefix(Self::UNIX) {
+            if path.is_empty() || path.ends_with('/') {
+                return Err(Complaint::new(
+                    format!("`{text}` names no socket"),
+                    "write for example \"unix:/run/holdfast/http.sock\"",
+                ));
+            }
+            return Ok(Self::Unix(PathBuf::from(path)));
+        }
+        text.parse().map(Self::Tcp).map_err(|_| {
+            let way_out = match text.rsplit_once(':') {
+                Some(("localhost", port)) => format!("write the address of this machine: \"127.0.0.1:{port}\""),
+                Some(("*" | "", port)) => format!("write \"0.0.0.0:{port}\" or \"[::]:{port}\" for all addresses"),
+                _ if text.starts_with('/') => format!("for a socket write \"unix:{text}\""),
+                _ => "write an address and a port, such as \"127.0.0.1:8480\", or \"unix:/run/holdfast/http.sock\""
+                    .to_owned(),
+            };
+            Complaint::new(format!("`{text}` is no address to listen on"), way_out)
+        })
+    }
+}
+
+/// A name by which this machine is asked for.
+pub(super) struct Host(pub(super) String);
+
+impl FromText for Host {
+    const EXPECTED: &str = "a name in quotes";
+
+    fn from_text(text: &str) -> Result<Self, Complaint> {
+        if text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_')) {
+            return Ok(Self(text.to_owned()));
+        }
+        Err(Complaint::new(
+            format!("`{text}` is not the name of a machine"),
+            "write the name alone, without a port, such as \"backup.example.org\"",
+        ))
     }
 }
 
@@ -507,6 +552,22 @@ mod tests {
         assert_eq!(directory("file:copies/here"), Some(PathBuf::from("copies/here")));
         for url in ["file:", "file://", "file://srv/a", "/srv/a", "http://host/bucket", "file:///a%20b"] {
             assert_eq!(directory(url), None, "{url}");
+        }
+    }
+
+    #[test]
+    fn an_address_is_one_of_the_network_or_a_socket() {
+        for (text, address) in [
+            ("127.0.0.1:8480", Address::Tcp("127.0.0.1:8480".parse().unwrap())),
+            ("[::1]:80", Address::Tcp("[::1]:80".parse().unwrap())),
+            ("unix:/run/holdfast/http.sock", Address::Unix(PathBuf::from("/run/holdfast/http.sock"))),
+            ("unix:beside", Address::Unix(PathBuf::from("beside"))),
+        ] {
+            assert_eq!(Address::from_text(text).unwrap(), address, "{text}");
+            assert_eq!(address.to_string(), text);
+        }
+        for text in ["localhost:8480", "8480", ":8480", "*:8480", "127.0.0.1", "/run/x.sock", "unix:", "unix:/run/"] {
+            assert!(Address::from_text(text).is_err(), "{text}");
         }
     }
 

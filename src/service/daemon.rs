@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use jiff::Timestamp;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::dispatcher::{COMMANDS, Command, Dispatcher, Manager};
@@ -19,6 +19,9 @@ use crate::jobs::restore::RestorePlan;
 use crate::ledger::Ledger;
 use crate::model::run::{Run, RunFilter, RunId, Trigger};
 
+/// How many threads read the ledger, or wait to: should its disk stand still, the others go on.
+const READS: usize = 32;
+
 /// The running service; clones are the same one.
 #[derive(Clone, Debug)]
 pub struct Daemon(Arc<Inner>);
@@ -28,6 +31,7 @@ struct Inner {
     runner: Runner,
     /// Reads beside the writer, and never waits for it.
     reader: Arc<Ledger>,
+    reads: Arc<Semaphore>,
     site: watch::Sender<Arc<dyn Site>>,
     board: Arc<Board>,
     commands: mpsc::Sender<Command>,
@@ -56,6 +60,7 @@ impl Daemon {
         let inner = Inner {
             started: runner.clock.now(),
             reader: Arc::new(reader),
+            reads: Arc::new(Semaphore::new(READS)),
             runner,
             site: watch::Sender::new(site),
             board,
@@ -128,7 +133,10 @@ impl Daemon {
         let site = self.site();
         site.replaced_by(request)?;
         let report = Arc::new(Report::default());
-        let context = self.0.runner.unrecorded(self.0.stop.child_token(), report);
+        let stop = self.0.stop.child_token();
+        // Whoever asked may go away; the threads that read the repository for him then stop.
+        let _stop_with_us = stop.clone().drop_guard();
+        let context = self.0.runner.unrecorded(stop, report);
         site.plan(&context, request).await.map_err(|error| Refusal::Conflict(format!("{error:#}")))
     }
 
@@ -213,6 +221,12 @@ impl Daemon {
         work: impl FnOnce(&Ledger) -> anyhow::Result<T> + Send + 'static,
     ) -> anyhow::Result<T> {
         let reader = Arc::clone(&self.0.reader);
-        tokio::task::spawn_blocking(move || work(&reader)).await.context("read the ledger")?
+        let read = Arc::clone(&self.0.reads).acquire_owned().await.context("read the ledger")?;
+        let work = move || {
+            // It goes with the thread, also when whoever asked does not wait any more.
+            let _read = read;
+            work(&reader)
+        };
+        tokio::task::spawn_blocking(work).await.context("read the ledger")?
     }
 }

@@ -9,7 +9,7 @@ use crate::model::digest::Digest;
 
 /// How a job is to be run this time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "an object")]
 pub struct JobOptions {
     /// List the destination first and repair what is known of it (copies only).
     pub full: bool,
@@ -17,7 +17,7 @@ pub struct JobOptions {
 
 /// What is to be restored, and where to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object")]
 pub struct RestoreRequest {
     /// A restore point or an archive, as `holdfast points` lists it.
     pub from: RestorableName,
@@ -37,7 +37,7 @@ pub struct RestoreRequest {
 
 /// What is to be verified, and how thoroughly.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object")]
 pub struct VerifyRequest {
     /// Restore points and archives, as `holdfast points` lists them.
     pub names: Vec<RestorableName>,

@@ -15,6 +15,13 @@ const HOMES: &[(&str, &[&str])] = &[
     ("sha2", &["model/digest"]),
     ("rusqlite", &["ledger"]),
     ("toml", &["config"]),
+    // The service's side of HTTP, and that of the commands which ask it.
+    ("hyper", &["service/http", "cli/remote"]),
+    ("hyper_util", &["service/http", "cli/remote"]),
+    ("http_body_util", &["service/http", "cli/remote"]),
+    ("tokio_rustls", &["service/http/tls"]),
+    ("percent_encoding", &["service/http"]),
+    ("form_urlencoded", &["service/http"]),
     ("clap", &["cli"]),
     ("indicatif", &["cli"]),
     // Documents are gzip files, lists and archives are ours: two formats, two homes.

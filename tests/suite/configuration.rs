@@ -42,7 +42,11 @@ fn uncommented(text: &str) -> String {
 fn the_example_parses_with_and_without_its_commented_settings_which_show_the_defaults() {
     let plain = parse(EXAMPLE);
     let full = parse(&uncommented(EXAMPLE));
-    assert_eq!(plain.service, full.service);
+    let mut service = full.service.clone();
+    // These two show examples, as without them there are none.
+    assert!(service.tls.take().is_some());
+    assert_eq!(std::mem::take(&mut service.hosts), ["backup.example.org"]);
+    assert_eq!(plain.service, service);
     assert_eq!(plain.copies, full.copies);
     assert_eq!(plain.backups, full.backups);
     assert_eq!(plain.repositories["main"].layout, full.repositories["main"].layout);
@@ -109,6 +113,77 @@ fn a_small_configuration_has_defaults_for_the_rest() {
     assert_eq!((copy.parallel, copy.settle), (32, Duration::from_secs(2)));
     let backup = &config.backups["full"];
     assert_eq!((backup.volume_bytes, backup.settle), (10 << 30, Duration::from_secs(2)));
+}
+
+#[test]
+fn the_service_listens_on_loopback_unless_it_is_told_otherwise() {
+    let listen = |text: &str| {
+        let service = parse(&format!("{SOUND}[service]\n{text}")).service;
+        service.listen.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(listen(""), ["127.0.0.1:8480"]);
+    assert_eq!(listen("listen = []"), [""; 0]);
+    assert_eq!(listen("listen = \"[::1]:80\""), ["[::1]:80"]);
+    assert_eq!(
+        listen("listen = [\"127.0.0.1:1\", \"unix:http.sock\", \"unix:/run/a.sock\"]"),
+        ["127.0.0.1:1", "unix:/etc/holdfast/http.sock", "unix:/run/a.sock"]
+    );
+    assert_eq!(listen("listen = \"0.0.0.0:1\"\nallow_plaintext_beyond_loopback = true"), ["0.0.0.0:1"]);
+    let tls = parse(&format!("{SOUND}[service]\nlisten = \"[::]:1\"\ntls = {{ certificate = \"a\", key = \"/b\" }}"));
+    let tls = tls.service.tls.unwrap();
+    assert_eq!((tls.certificate, tls.key), (PathBuf::from("/etc/holdfast/a"), PathBuf::from("/b")));
+}
+
+#[test]
+fn an_address_that_cannot_be_listened_on_is_shown_with_the_way_out() {
+    insta::assert_snapshot!(error_after("[service]\nlisten = \"localhost:8480\""), @r#"
+    /etc/holdfast/holdfast.toml:6:10: `localhost:8480` is no address to listen on
+        6 | listen = "localhost:8480"
+          |          ^^^^^^^^^^^^^^^^
+       way out: write the address of this machine: "127.0.0.1:8480"
+    "#);
+    insta::assert_snapshot!(error_after("[service]\nlisten = [\"127.0.0.1:1\", \"unix:\"]"), @r#"
+    /etc/holdfast/holdfast.toml:6:26: `unix:` names no socket
+        6 | listen = ["127.0.0.1:1", "unix:"]
+          |                          ^^^^^^^
+       way out: write for example "unix:/run/holdfast/http.sock"
+    "#);
+    insta::assert_snapshot!(error_after("[service]\nlisten = 8480"), @r#"
+    /etc/holdfast/holdfast.toml:6:10: `listen` is the number `8480`, not an address in quotes or a list of them
+        6 | listen = 8480
+          |          ^^^^
+       way out: write for example listen = "127.0.0.1:8480"
+    "#);
+    insta::assert_snapshot!(error_after("[service]\nlisten = \"192.168.1.2:8480\""), @r#"
+    /etc/holdfast/holdfast.toml:6:10: others reach 192.168.1.2:8480, and on the way to it everybody could read passwords and tokens
+        6 | listen = "192.168.1.2:8480"
+          |          ^^^^^^^^^^^^^^^^^^
+       way out: add tls = { certificate = "certificate.pem", key = "key.pem" }, or, where the network is your own, allow_plaintext_beyond_loopback = true
+    "#);
+    insta::assert_snapshot!(error_after("[service]\nlisten = [\"127.0.0.1:1\", \"127.0.0.1:1\"]"), @r#"
+    /etc/holdfast/holdfast.toml:6:10: `127.0.0.1:1` stands in `listen` twice
+        6 | listen = ["127.0.0.1:1", "127.0.0.1:1"]
+          |          ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+       way out: take one of them out
+    "#);
+    insta::assert_snapshot!(error_after("[service]\ntls = { certificate = \"a\" }"), @r#"
+    /etc/holdfast/holdfast.toml:6:7: [service.tls] has no `key`
+        6 | tls = { certificate = "a" }
+          |       ^^^^^^^^^^^^^^^^^^^^^
+       way out: add key = "key.pem"
+    "#);
+    insta::assert_snapshot!(error_after("[service]\nhosts = [\"backup.example.org:8480\"]"), @r#"
+    /etc/holdfast/holdfast.toml:6:10: `backup.example.org:8480` is not the name of a machine
+        6 | hosts = ["backup.example.org:8480"]
+          |          ^^^^^^^^^^^^^^^^^^^^^^^^^
+       way out: write the name alone, without a port, such as "backup.example.org"
+    "#);
+    insta::assert_snapshot!(error_after("[service]\nhosts = \"backup.example.org\""), @r#"
+    /etc/holdfast/holdfast.toml:6:9: `hosts` is the text "backup.example.org", not a list
+        6 | hosts = "backup.example.org"
+          |         ^^^^^^^^^^^^^^^^^^^^
+       way out: write for example hosts = ["backup.example.org"]
+    "#);
 }
 
 #[test]

@@ -8,9 +8,11 @@ use tokio::signal::unix::Signal;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::http;
 use crate::cli::site::ConfiguredSite;
 use crate::config::{Config, Service};
 use crate::service::daemon::Daemon;
+use crate::service::http::Certificate;
 use crate::service::journal::{Level, say};
 use crate::service::reload::Reload;
 use crate::service::signals::hangups;
@@ -21,14 +23,20 @@ use crate::service::systemd::Systemd;
 pub(super) struct Reloader {
     config: Arc<Config>,
     daemon: Daemon,
+    certificate: Option<Certificate>,
     hangups: Signal,
     asked: mpsc::Receiver<Reload>,
 }
 
 impl Reloader {
     /// From now on SIGHUP is caught.
-    pub(super) fn new(config: Arc<Config>, daemon: Daemon, asked: mpsc::Receiver<Reload>) -> anyhow::Result<Self> {
-        Ok(Self { config, daemon, hangups: hangups()?, asked })
+    pub(super) fn new(
+        config: Arc<Config>,
+        daemon: Daemon,
+        certificate: Option<Certificate>,
+        asked: mpsc::Receiver<Reload>,
+    ) -> anyhow::Result<Self> {
+        Ok(Self { config, daemon, certificate, hangups: hangups()?, asked })
     }
 
     /// Reads the configuration again whenever somebody asks, by signal or in words.
@@ -65,6 +73,7 @@ impl Reloader {
         let read = tokio::task::spawn_blocking(move || read(&file)).await;
         let config = read.map_err(|error| error.to_string())??;
         stays(&self.config.service, &config.service).map_err(|error| error.to_string())?;
+        http::renew(self.certificate.as_ref(), &config).await.map_err(|error| format!("{error:#}"))?;
         let site = ConfiguredSite::new(Arc::clone(&config));
         self.daemon.adopt(Arc::new(site)).await.map_err(|refusal| refusal.to_string())?;
         self.config = config;
@@ -78,7 +87,14 @@ fn read(file: &Path) -> Result<Arc<Config>, String> {
 
 /// Refuses what is opened once, at the start.
 fn stays(before: &Service, now: &Service) -> anyhow::Result<()> {
-    let changed: [(&str, bool); 1] = [("state_dir", before.state_dir != now.state_dir)];
+    let plain = (before.allow_plaintext_beyond_loopback, now.allow_plaintext_beyond_loopback);
+    let changed: [(&str, bool); 5] = [
+        ("state_dir", before.state_dir != now.state_dir),
+        ("listen", before.listen != now.listen),
+        ("tls", before.tls.is_some() != now.tls.is_some()),
+        ("allow_plaintext_beyond_loopback", plain.0 != plain.1),
+        ("hosts", before.hosts != now.hosts),
+    ];
     if let Some((name, _)) = changed.iter().find(|(_, changed)| *changed) {
         bail!("`{name}` in [service] cannot change while the service runs: systemctl restart holdfast");
     }
