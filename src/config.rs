@@ -2,11 +2,13 @@
 //!
 //! Reading is strict and takes three steps: `file` holds the tables as they are written, with a `value` that
 //! cannot be wrong by itself in each place, `check` compares them with each other and fills in the defaults, `error` turns what went
-//! wrong into a text for people. Nothing here looks at the disk but [`Config::load`], and it reads that one file.
+//! wrong into a text for people. Nothing here looks at the disk but [`Config::load`], which reads that one file, and what looks up the rules of
+//! time zones: the system's, and where it has none, those that came with the program.
 
 mod check;
 mod error;
 mod file;
+mod timing;
 mod value;
 
 use std::collections::BTreeMap;
@@ -19,6 +21,7 @@ use std::time::Duration;
 
 use crate::model::address::Address;
 use crate::model::layout::Layout;
+use crate::model::slots::Timing;
 
 pub use error::{ConfigError, Problem, Spot};
 
@@ -42,6 +45,8 @@ const DEFAULT_PARALLEL: usize = 32;
 const DEFAULT_SETTLE: Duration = Duration::from_secs(2);
 /// The whole run waits this long, so more than an hour is a mistake in the unit.
 const MAX_SETTLE: Duration = Duration::from_hours(1);
+/// A run starts when its schedule says so, unless there is a reason for it not to.
+const DEFAULT_JITTER: Duration = Duration::ZERO;
 /// Small enough to be sent once more after a broken line, large enough that most backups are one volume.
 const DEFAULT_VOLUME: u64 = 10 << 30;
 /// Below, an archive falls into thousands of objects; above, it could need more than the 10,000 parts that S3 gives an
@@ -187,6 +192,8 @@ pub struct CopyJob {
     pub parallel: usize,
     /// How long a file must be unchanged before it is read a second time.
     pub settle: Duration,
+    /// When it runs by itself; none if only when it is asked for.
+    pub timing: Option<Timing>,
 }
 
 /// `[backup.NAME]`.
@@ -202,6 +209,8 @@ pub struct BackupJob {
     pub volume_bytes: u64,
     /// How long a file must be unchanged before it is read a second time.
     pub settle: Duration,
+    /// When it runs by itself; none if only when it is asked for.
+    pub timing: Option<Timing>,
 }
 
 /// A job of any kind; shows itself as `copy.binaries`.
@@ -286,6 +295,14 @@ impl<'a> Job<'a> {
         match self {
             Self::Copy(job) => &job.repository,
             Self::Backup(job) => &job.repository,
+        }
+    }
+
+    /// When it runs by itself; none if only when it is asked for.
+    pub fn timing(self) -> Option<&'a Timing> {
+        match self {
+            Self::Copy(job) => job.timing.as_ref(),
+            Self::Backup(job) => job.timing.as_ref(),
         }
     }
 

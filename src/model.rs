@@ -2,9 +2,12 @@
 
 pub mod address;
 pub mod archive;
+pub mod cron;
 pub mod digest;
 pub mod document;
 pub mod key;
 pub mod layout;
 pub mod point;
 pub mod run;
+pub mod schedule;
+pub mod slots;

@@ -3,6 +3,7 @@
 mod destinations;
 mod machine;
 mod repositories;
+mod schedules;
 
 use std::path::Path;
 
@@ -11,6 +12,8 @@ use serde::Serialize;
 use crate::cli::exit::Exit;
 use crate::cli::terminal::{self, Paint};
 use crate::config::{Config, ConfigError};
+use crate::jobs::context::Clock as _;
+use crate::service::clock::SystemClock;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -100,6 +103,7 @@ pub(super) async fn check(file: &Path, arguments: &Arguments) -> anyhow::Result<
     machine::configuration(&mut findings, &config);
     let kept = machine::state(&mut findings, &config);
     machine::limits(&mut findings, &config);
+    schedules::check(&mut findings, &config, SystemClock.now());
     for repository in config.repositories.values() {
         repositories::check(&mut findings, repository);
     }

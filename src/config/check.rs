@@ -4,18 +4,21 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 
+use jiff::tz::TimeZone;
 use toml::de::{DeTable, DeValue};
 
 use super::error::{Problem, Source, did_you_mean};
 use super::file::{CredentialsTable, DestinationTable, DocumentsTable, File};
+use super::timing::Jitter;
 use super::value::{Text, Url};
 use super::{
-    BackupJob, Config, ConfigError, CopyJob, Credentials, DEFAULT_GRACE, DEFAULT_HISTORY, DEFAULT_LISTEN,
-    DEFAULT_PARALLEL, DEFAULT_REGION, DEFAULT_RUNS_AT_ONCE, DEFAULT_SETTLE, DEFAULT_STATE_DIR, DEFAULT_VOLUME,
-    Destination, DocumentSource, Place, Repository, S3Place, Service, Tls,
+    BackupJob, Config, ConfigError, CopyJob, Credentials, DEFAULT_GRACE, DEFAULT_HISTORY, DEFAULT_JITTER, DEFAULT_LISTEN, DEFAULT_PARALLEL, DEFAULT_REGION, DEFAULT_RUNS_AT_ONCE, DEFAULT_SETTLE, DEFAULT_STATE_DIR, DEFAULT_VOLUME, Destination, DocumentSource, Place, Repository, S3Place, Service, Tls,
 };
 use crate::model::address::Address;
+use crate::model::cron::CronExpression;
 use crate::model::layout::Layout;
+use crate::model::schedule::Schedule;
+use crate::model::slots::Timing;
 
 /// Makes the configuration of what was written; `table` is the same once more, with places.
 pub(super) fn check(written: File, source: &Source<'_>, table: &DeTable<'_>) -> Result<Config, ConfigError> {
@@ -85,6 +88,7 @@ impl Check<'_> {
             let job = CopyJob {
                 repository: self.reference(&["copy", &name], "repository", table.repository),
                 destination: self.reference(&["copy", &name], "destination", table.destination),
+                timing: self.timing(&["copy", &name], table.schedule, table.timezone, table.jitter),
                 parallel: table.parallel.map_or(DEFAULT_PARALLEL, |number| number.0),
                 settle: table.settle.map_or(DEFAULT_SETTLE, |settle| settle.0.0),
                 name: name.clone(),
@@ -96,6 +100,7 @@ impl Check<'_> {
             let job = BackupJob {
                 repository: self.reference(&["backup", &name], "repository", table.repository),
                 destination: self.reference(&["backup", &name], "destination", table.destination),
+                timing: self.timing(&["backup", &name], table.schedule, table.timezone, table.jitter),
                 volume_bytes: table.volume.map_or(DEFAULT_VOLUME, |volume| volume.0.0),
                 settle: table.settle.map_or(DEFAULT_SETTLE, |settle| settle.0.0),
                 name: name.clone(),
@@ -247,6 +252,31 @@ impl Check<'_> {
                     .to_owned(),
             );
         }
+    }
+
+    /// When a job runs by itself, if it does.
+    fn timing(
+        &mut self,
+        job: &[&str; 2],
+        schedule: Option<Text<CronExpression>>,
+        timezone: Option<Text<TimeZone>>,
+        jitter: Option<Text<Jitter>>,
+    ) -> Option<Timing> {
+        let Some(Text(cron)) = schedule else {
+            for (key, written) in [("timezone", timezone.is_some()), ("jitter", jitter.is_some())] {
+                if written {
+                    self.complain(
+                        self.key(&[job[0], job[1], key]),
+                        format!("`{key}` without a schedule"),
+                        format!("add schedule = \"0 30 2 * * *\", or take `{key}` out"),
+                    );
+                }
+            }
+            return None;
+        };
+        let zone = timezone.map_or(TimeZone::UTC, |Text(zone)| zone);
+        let jitter = jitter.map_or(DEFAULT_JITTER, |Text(jitter)| jitter.0);
+        Some(Timing { schedule: Schedule::new(cron, zone), jitter })
     }
 
     /// Binaries that belong to two repositories would be backed up twice and restored over each other.

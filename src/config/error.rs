@@ -202,7 +202,7 @@ fn explain_type(found: &str, expected: &str, path: &[&str]) -> (String, String) 
 }
 
 /// A value for each key.
-pub(super) const EXAMPLES: [(&str, &str); 31] = [
+pub(super) const EXAMPLES: [(&str, &str); 34] = [
     ("state_dir", "\"/var/lib/holdfast\""),
     ("listen", "\"127.0.0.1:8480\""),
     ("tls", "{ certificate = \"certificate.pem\", key = \"key.pem\" }"),
@@ -234,6 +234,9 @@ pub(super) const EXAMPLES: [(&str, &str); 31] = [
     ("parallel", "32"),
     ("settle", "\"2s\""),
     ("volume", "\"10GiB\""),
+    ("schedule", "\"0 30 2 * * *\""),
+    ("timezone", "\"Europe/Berlin\""),
+    ("jitter", "\"5m\""),
 ];
 
 fn example_of(key: &str) -> String {
@@ -266,7 +269,7 @@ pub(super) fn did_you_mean<'a>(word: &str, known: impl IntoIterator<Item = &'a s
 pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     known
         .into_iter()
-        .map(|known| (distance(&word.to_lowercase(), known), known))
+        .map(|known| (distance(&word.to_lowercase(), &known.to_lowercase()), known))
         .filter(|(distance, known)| *distance <= known.chars().count().div_ceil(3))
         .min()
         .map(|(_, known)| known)

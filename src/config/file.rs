@@ -4,15 +4,18 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
+use jiff::tz::TimeZone;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
 use super::error::did_you_mean;
+use super::timing::Jitter;
 use super::value::{
     Account, Complaint, Endpoint, FromText as _, HOUR, Host, Period, Settle, Sse, StorageClass, Text, Url, Volume,
     Whole, YEAR, sound,
 };
 use crate::model::address::Address;
+use crate::model::cron::CronExpression;
 use crate::model::digest::Algorithm;
 use crate::model::layout::Layout;
 
@@ -117,6 +120,9 @@ pub(super) struct CopyTable {
     pub(super) destination: Option<Text<String>>,
     pub(super) parallel: Option<Whole<1, 256>>,
     pub(super) settle: Option<Text<Settle>>,
+    pub(super) schedule: Option<Text<CronExpression>>,
+    pub(super) timezone: Option<Text<TimeZone>>,
+    pub(super) jitter: Option<Text<Jitter>>,
 }
 
 #[derive(serde::Deserialize)]
@@ -126,6 +132,9 @@ pub(super) struct BackupTable {
     pub(super) destination: Option<Text<String>>,
     pub(super) volume: Option<Text<Volume>>,
     pub(super) settle: Option<Text<Settle>>,
+    pub(super) schedule: Option<Text<CronExpression>>,
+    pub(super) timezone: Option<Text<TimeZone>>,
+    pub(super) jitter: Option<Text<Jitter>>,
 }
 
 #[derive(serde::Deserialize)]

@@ -22,6 +22,8 @@ const HOMES: &[(&str, &[&str])] = &[
     ("tokio_rustls", &["service/http/tls"]),
     ("percent_encoding", &["service/http"]),
     ("form_urlencoded", &["service/http"]),
+    ("croner", &["model/cron"]),
+    ("tokio_cron_scheduler", &["service/scheduler"]),
     ("clap", &["cli"]),
     ("indicatif", &["cli"]),
     // Documents are gzip files, lists and archives are ours: two formats, two homes.

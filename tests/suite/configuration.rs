@@ -285,11 +285,11 @@ fn unknown_keys_and_tables_are_shown_with_what_was_meant() {
           | ^^^^^^^^^
        way out: move it below the header of its table, such as [service]
     "#);
-    insta::assert_snapshot!(error_after("[copy.binaries]\nschedule = \"0 0 5 * * Sun\"\n"), @r#"
-    /etc/holdfast/holdfast.toml:6:1: unknown key `schedule` in [copy.binaries]
-        6 | schedule = "0 0 5 * * Sun"
-          | ^^^^^^^^
-       way out: known keys: destination, parallel, repository, settle
+    insta::assert_snapshot!(error_after("[copy.binaries]\nschedul = \"0 0 5 * * Sun\"\n"), @r#"
+    /etc/holdfast/holdfast.toml:6:1: unknown key `schedul` in [copy.binaries]
+        6 | schedul = "0 0 5 * * Sun"
+          | ^^^^^^^
+       way out: did you mean `schedule`? known keys: destination, jitter, parallel, repository, schedule, settle, timezone
     "#);
 }
 
@@ -486,6 +486,78 @@ fn values_that_cannot_be_say_why() {
         5 | [copy."two words"]
           |       ^^^^^^^^^^^
        way out: use 1 to 64 letters, digits, `-` and `_`: [copy.NAME]
+    "#);
+}
+
+#[test]
+fn schedules_are_read_with_their_zone_and_refused_where_they_are_wrong() {
+    let text = "[backup.full]\nschedule = \"30 2 * * *\"\ntimezone = \"Europe/Berlin\"\njitter = \"5m\"\n[copy.x]\nschedule = \"@hourly\"\n";
+    let config = parse(&format!("{SOUND}{text}"));
+    let timing = config.job("backup.full").unwrap().timing().unwrap();
+    assert_eq!((timing.schedule.text(), timing.schedule.timezone()), ("30 2 * * *", "Europe/Berlin"));
+    assert_eq!(timing.jitter, Duration::from_mins(5));
+    let timing = config.job("copy.x").unwrap().timing().unwrap();
+    assert_eq!((timing.schedule.timezone(), timing.jitter), ("UTC", Duration::ZERO));
+    assert_eq!(parse(&format!("{SOUND}[copy.x]\n")).copies["x"].timing, None);
+
+    insta::assert_snapshot!(error_after("[copy.x]\nschedule = \"0 */10 * *\"\n"), @r#"
+    /etc/holdfast/holdfast.toml:6:12: `0 */10 * *` has 4 fields, and a schedule has five or six
+        6 | schedule = "0 */10 * *"
+          |            ^^^^^^^^^^^^
+       way out: write minute, hour, day of month, month, day of week, such as "30 2 * * *"; the second may stand first, such as "0 30 2 * * *"; or one of @hourly, @daily, @midnight, @weekly, @monthly, @yearly, @annually
+    "#);
+    insta::assert_snapshot!(error_after("[copy.x]\nschedule = \"0 61 * * * *\"\n"), @r#"
+    /etc/holdfast/holdfast.toml:6:12: `61` is no minute
+        6 | schedule = "0 61 * * * *"
+          |            ^^^^^^^^^^^^^^
+       way out: write `*` or 0 to 59, a list `0,1`, a range `0-5`, or `*/10`
+    "#);
+    insta::assert_snapshot!(error_after("[copy.x]\nschedule = \"0 0 0 30 2 *\"\n"), @r#"
+    /etc/holdfast/holdfast.toml:6:12: `0 0 0 30 2 *` never comes: no day fits it
+        6 | schedule = "0 0 0 30 2 *"
+          |            ^^^^^^^^^^^^^^
+       way out: choose a day that there is, such as "0 30 2 28 2 *"
+    "#);
+    insta::assert_snapshot!(error_after("[copy.x]\nschedule = \"@dayly\"\n"), @r#"
+    /etc/holdfast/holdfast.toml:6:12: `@dayly` is no schedule
+        6 | schedule = "@dayly"
+          |            ^^^^^^^^
+       way out: write one of @hourly, @daily, @midnight, @weekly, @monthly, @yearly, @annually, or fields such as "0 30 2 * * *"
+    "#);
+    insta::assert_snapshot!(error_after("[copy.x]\nschedule = 10\n"), @r#"
+    /etc/holdfast/holdfast.toml:6:12: `schedule` is the number `10`, not a cron expression in quotes
+        6 | schedule = 10
+          |            ^^
+       way out: write for example schedule = "0 30 2 * * *"
+    "#);
+    insta::assert_snapshot!(error_after("[copy.x]\nschedule = \"@daily\"\ntimezone = \"Europe/Berln\"\n"), @r#"
+    /etc/holdfast/holdfast.toml:7:12: there is no time zone `Europe/Berln`
+        7 | timezone = "Europe/Berln"
+          |            ^^^^^^^^^^^^^^
+       way out: did you mean "Europe/Berlin"? write the name of a zone as in the IANA database, such as "Europe/Berlin", or "UTC": offsets and abbreviations do not know daylight saving
+    "#);
+    insta::assert_snapshot!(error_after("[copy.x]\nschedule = \"@daily\"\njitter = \"5\"\n"), @r#"
+    /etc/holdfast/holdfast.toml:7:10: the duration `5` has no unit
+        7 | jitter = "5"
+          |          ^^^
+       way out: write "5s" for seconds; the units are ms, s, m, h, d
+    "#);
+    insta::assert_snapshot!(error_after("[copy.x]\nschedule = \"@daily\"\njitter = \"2d\"\n"), @r#"
+    /etc/holdfast/holdfast.toml:7:10: `2d` is too long
+        7 | jitter = "2d"
+          |          ^^^^
+       way out: write a duration from 0s to 1d
+    "#);
+    insta::assert_snapshot!(error_after("[backup.x]\ntimezone = \"UTC\"\njitter = \"5m\"\n"), @r#"
+    /etc/holdfast/holdfast.toml:6:1: `timezone` without a schedule
+        6 | timezone = "UTC"
+          | ^^^^^^^^
+       way out: add schedule = "0 30 2 * * *", or take `timezone` out
+
+    /etc/holdfast/holdfast.toml:7:1: `jitter` without a schedule
+        7 | jitter = "5m"
+          | ^^^^^^
+       way out: add schedule = "0 30 2 * * *", or take `jitter` out
     "#);
 }
 

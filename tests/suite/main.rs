@@ -27,6 +27,7 @@ mod s3_faults;
 mod s3_memory;
 mod s3_memory_tests;
 mod s3_store;
+mod schedule;
 mod seaweedfs;
 mod service_lab;
 mod story;
