@@ -9,6 +9,7 @@ mod lock;
 mod runs;
 mod schema;
 mod scratch;
+mod slots;
 
 use std::fs;
 use std::path::{Path, PathBuf};

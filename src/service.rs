@@ -13,11 +13,13 @@ pub mod parts;
 pub mod reload;
 pub mod request;
 pub mod runner;
+pub mod scheduler;
 pub mod signals;
 pub mod site;
 mod socket;
 pub mod status;
 pub mod systemd;
+mod timetable;
 mod words;
 
 pub use dispatcher::Manager;

@@ -20,6 +20,7 @@ use crate::service::http::Http;
 use crate::service::journal::{Level, say};
 use crate::service::parts::Parts;
 use crate::service::reload::Reloads;
+use crate::service::scheduler;
 use crate::service::systemd::Systemd;
 use reload::Reloader;
 
@@ -38,6 +39,7 @@ pub(super) async fn serve(file: &Path) -> anyhow::Result<Exit> {
     let reloader = Reloader::new(Arc::clone(&config), daemon.clone(), listening.certificate(), asked)?;
     parts.add("read the configuration again", reloader.serve(close.clone()));
     parts.add("serve HTTP", listening.serve(daemon.clone(), Access::default(), reloads, close.clone()));
+    parts.add("follow the schedules", scheduler::run(daemon.clone(), close.clone()));
 
     let mut engine = {
         let mut task = JoinSet::new();

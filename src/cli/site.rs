@@ -129,6 +129,7 @@ impl Site for ConfiguredSite {
             kind: kind(job),
             repository: job.repository().to_owned(),
             destination: job.destination().to_owned(),
+            timing: job.timing().cloned(),
         };
         self.config.jobs().map(spec).collect()
     }

@@ -3,7 +3,7 @@
 use anyhow::Context as _;
 use jiff::Timestamp;
 use rusqlite::types::{Type, ValueRef};
-use rusqlite::{OptionalExtension as _, Row, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use super::Ledger;
 use crate::model::run::{Kind, Outcome, Problem, Progress, Run, RunFilter, RunId, Trigger};
@@ -22,15 +22,8 @@ impl Ledger {
         now: Timestamp,
     ) -> anyhow::Result<RunId> {
         let connection = self.connection();
-        let now = now.to_string();
-        connection
-            .execute(
-                "INSERT INTO runs (job, kind, trigger, activated, started, started_by, progress, counts)
-                 VALUES (?1, ?2, ?3, ?4, ?4, ?5, ?6, '{}')",
-                params![job, kind.as_str(), trigger.as_str(), now, started_by, to_json(&Progress::default())],
-            )
-            .with_context(|| format!("record the start of {job}"))?;
-        Ok(RunId::new(u64::try_from(connection.last_insert_rowid()).context("read a run's number")?))
+        insert_run(&connection, job, kind, trigger, started_by, now)
+            .with_context(|| format!("record the start of {job}"))
     }
 
     /// Records that a run begins, having waited for others.
@@ -174,7 +167,25 @@ impl Ledger {
     }
 }
 
-fn problems(connection: &rusqlite::Connection, run: RunId) -> rusqlite::Result<Vec<Problem>> {
+/// A run that has not begun.
+pub(super) fn insert_run(
+    connection: &Connection,
+    job: &str,
+    kind: Kind,
+    trigger: Trigger,
+    started_by: Option<&str>,
+    now: Timestamp,
+) -> anyhow::Result<RunId> {
+    let now = now.to_string();
+    connection.execute(
+        "INSERT INTO runs (job, kind, trigger, activated, started, started_by, progress, counts)
+         VALUES (?1, ?2, ?3, ?4, ?4, ?5, ?6, '{}')",
+        params![job, kind.as_str(), trigger.as_str(), now, started_by, to_json(&Progress::default())],
+    )?;
+    Ok(RunId::new(u64::try_from(connection.last_insert_rowid()).context("read a run's number")?))
+}
+
+fn problems(connection: &Connection, run: RunId) -> rusqlite::Result<Vec<Problem>> {
     connection
         .prepare_cached("SELECT kind, subject, message FROM problems WHERE run = ? ORDER BY rowid LIMIT ?")?
         .query_map(params![run.get(), SHOWN_PROBLEMS], |row| {
@@ -227,7 +238,7 @@ fn from_json<T: serde::de::DeserializeOwned>(row: &Row<'_>, column: &str) -> rus
     serde_json::from_str(&row.get::<_, String>(column)?).map_err(|error| unreadable(column, error))
 }
 
-fn unreadable(column: &str, cause: impl std::fmt::Display) -> rusqlite::Error {
+pub(super) fn unreadable(column: &str, cause: impl std::fmt::Display) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(0, Type::Text, format!("column {column}: {cause}").into())
 }
 

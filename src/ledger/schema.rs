@@ -94,8 +94,11 @@ ALTER TABLE runs ADD COLUMN activated TEXT;   -- when it was asked for; it began
 ALTER TABLE runs ADD COLUMN started_by TEXT;  -- the administrator who asked for it
 CREATE INDEX runs_of_job ON runs (job, id);
 CREATE TABLE slots (               -- how far the schedule of a job has been acted upon
-    job  TEXT PRIMARY KEY,
-    last TEXT NOT NULL             -- the latest slot that was, RFC 3339, UTC
+    job      TEXT PRIMARY KEY,
+    schedule TEXT NOT NULL,        -- as it was written
+    timezone TEXT NOT NULL,
+    done     TEXT NOT NULL,        -- every slot up to here was, RFC 3339, UTC
+    seed     INTEGER NOT NULL      -- spreads the starts of the job
 ) WITHOUT ROWID;
 CREATE TABLE owed (                -- jobs to be run again: their last run was cut, or failed without being asked for
     job TEXT PRIMARY KEY

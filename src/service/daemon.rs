@@ -12,12 +12,13 @@ use super::dispatcher::{COMMANDS, Command, Dispatcher, Manager};
 use super::live::{Board, Live};
 use super::request::{JobOptions, Refusal, RestoreRequest, VerifyRequest};
 use super::runner::Runner;
-use super::site::{Points, Site, Work};
+use super::site::{JobSpec, Points, Site, Work};
 use super::status::{JobStatus, Status};
 use crate::jobs::context::{Clock, Report};
 use crate::jobs::restore::RestorePlan;
 use crate::ledger::Ledger;
 use crate::model::run::{Run, RunFilter, RunId, Trigger};
+use crate::model::slots::Advance;
 
 /// How many threads read the ledger, or wait to: should its disk stand still, the others go on.
 const READS: usize = 32;
@@ -100,6 +101,12 @@ impl Daemon {
             reply,
         })
         .await?
+    }
+
+    /// Starts a job because slots of its schedule are due, or finds it waiting. None if somebody else has acted upon
+    /// these slots since it was decided.
+    pub async fn activate_slot(&self, job: &str, trigger: Trigger, advance: Advance) -> Result<Option<Run>, Refusal> {
+        self.command(|reply| Command::ActivateSlot { job: job.to_owned(), trigger, advance, reply }).await?
     }
 
     /// Starts a job because somebody asked.
@@ -194,11 +201,20 @@ impl Daemon {
             lives.iter().find(of_job).map(|live| live.added.id)
         };
         let names: Vec<String> = self.site().jobs().into_iter().map(|spec| spec.name).collect();
-        let last = self.read(move |ledger| ledger.last_runs(&names)).await?;
+        let (last, marks) = self.read(move |ledger| Ok((ledger.last_runs(&names)?, ledger.slot_marks()?))).await?;
+        let now = self.clock().now();
+        let next_run = |spec: &JobSpec| {
+            let timing = spec.timing.as_ref()?;
+            let mark = marks.get(&spec.name).filter(|mark| timing.is_of(mark)).cloned();
+            timing.next_start(&mark.unwrap_or_else(|| timing.begin(0, now)), now)
+        };
         let jobs = self.site().jobs().into_iter().map(|spec| JobStatus {
             running: of(&spec.name, true),
             waiting: of(&spec.name, false),
             last_run: last.iter().find(|run| run.job == spec.name).cloned(),
+            next_run: next_run(&spec),
+            schedule: spec.timing.as_ref().map(|timing| timing.schedule.text().to_owned()),
+            timezone: spec.timing.as_ref().map(|timing| timing.schedule.timezone().to_owned()),
             job: spec.name,
             kind: spec.kind,
             repository: spec.repository,

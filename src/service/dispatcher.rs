@@ -17,10 +17,12 @@ use super::docket::{Docket, Entry, Hindrance, Needs};
 use super::journal::{Level, say};
 use super::live::{Board, Live};
 use super::request::{JobOptions, Refusal};
-use super::runner::{Activation, Runner};
-use super::site::{Site, Work};
+use super::runner::{Activation, Added, Runner};
+use super::site::{JobSpec, Site, Work};
+use super::timetable;
 use super::words;
 use crate::model::run::{Kind, Outcome, Run, RunId, Trigger};
+use crate::model::slots::Advance;
 
 /// How many commands wait; whoever sends one more waits with it.
 pub(super) const COMMANDS: usize = 64;
@@ -38,6 +40,13 @@ const FORGET_EVERY: Duration = Duration::from_hours(24);
 pub(super) enum Command {
     /// Puts a job on the docket, or finds it there.
     Activate { job: String, trigger: Trigger, options: JobOptions, by: Option<String>, reply: Reply },
+    /// Puts a job on the docket whose schedule is due, or finds it there; nothing if its slots were acted upon.
+    ActivateSlot {
+        job: String,
+        trigger: Trigger,
+        advance: Advance,
+        reply: oneshot::Sender<Result<Option<Run>, Refusal>>,
+    },
     /// Puts a restore or a verification on the docket.
     Ask { work: Work, by: Option<String>, reply: Reply },
     /// Stops a run at its next safe point, or before it begins.
@@ -149,15 +158,27 @@ impl Dispatcher {
         retries.chain(record).chain([self.forget_at]).fold(at_least, Instant::min)
     }
 
-    /// Activates the jobs whose last run was cut or failed.
+    /// Activates, once each, the jobs whose last run was cut or failed, and those whose schedule missed slots.
     async fn catch_up(&mut self) {
-        let owed = self.ledger(|runner| runner.ledger.owed()).await;
-        let owed = owed.unwrap_or_else(|error| {
-            say(Level::Error, format_args!("{error:#}"));
-            Vec::new()
+        let specs = self.site.jobs();
+        let found = self.ledger(move |runner| {
+            let missed = timetable::missed(&runner.ledger, &specs, runner.clock.now())?;
+            Ok((runner.ledger.owed()?, missed))
         });
-        for job in owed {
+        let (owed, missed) = found.await.unwrap_or_else(|error| {
+            say(Level::Error, format_args!("{error:#}"));
+            Default::default()
+        });
+        for job in owed.into_iter().filter(|job| !missed.contains_key(job)) {
             self.activate_by_itself(&job, Trigger::Overdue).await;
+        }
+        for (job, advance) in missed {
+            // What is not started here the scheduler finds once more.
+            match self.activate_slot(&job, Trigger::Overdue, advance).await {
+                Ok(_) => {}
+                Err(Refusal::Internal(error)) => say(Level::Error, format_args!("{error:#}")),
+                Err(refusal) => say(Level::Error, format_args!("start {job}: {refusal}")),
+            }
         }
     }
 
@@ -178,6 +199,10 @@ impl Dispatcher {
             Command::Activate { job, trigger, options, by, reply } => {
                 let answer = self.activate(&job, trigger, options, by).await;
                 // Whoever asked may have gone.
+                drop(reply.send(answer));
+            }
+            Command::ActivateSlot { job, trigger, advance, reply } => {
+                let answer = self.activate_slot(&job, trigger, advance).await;
                 drop(reply.send(answer));
             }
             Command::Ask { work, by, reply } => {
@@ -204,11 +229,7 @@ impl Dispatcher {
         options: JobOptions,
         by: Option<String>,
     ) -> Result<Run, Refusal> {
-        let jobs = self.site.jobs();
-        let Some(spec) = jobs.iter().find(|spec| spec.name == job) else {
-            let known: Vec<&str> = jobs.iter().map(|spec| spec.name.as_str()).collect();
-            return Err(Refusal::NotFound(format!("there is no job `{job}`: the jobs are {}", known.join(", "))));
-        };
+        let spec = self.spec(job)?;
         if options.full && spec.kind != Kind::Copy {
             return Err(Refusal::Invalid(format!("`full` does not go with {job}: a backup is always full")));
         }
@@ -216,18 +237,58 @@ impl Dispatcher {
             if let Work::Job { options: of_waiting, .. } = &mut waiting.payload.work {
                 of_waiting.full |= options.full;
             }
+            if trigger != Trigger::Request {
+                waiting.payload.live.expect();
+            }
             return Ok(waiting.payload.live.view());
         }
         let activation = Activation { job: job.to_owned(), kind: spec.kind, trigger, started_by: by };
         let work = Work::Job { name: job.to_owned(), options };
         let run = self.add(activation, spec.needs(), work).await?;
+        self.activated(job);
+        Ok(run)
+    }
+
+    /// Starts a job for slots of its schedule, and records both together; none if the slots were acted upon already.
+    async fn activate_slot(&mut self, job: &str, trigger: Trigger, advance: Advance) -> Result<Option<Run>, Refusal> {
+        let spec = self.spec(job)?;
+        if let Some(waiting) = self.docket.waiting_of(job) {
+            let (live, job) = (Arc::clone(&waiting.payload.live), job.to_owned());
+            let joined = self.ledger(move |runner| runner.ledger.join_slot(&job, &advance)).await;
+            return Ok(joined.map_err(Refusal::Internal)?.then(|| {
+                live.expect();
+                live.view()
+            }));
+        }
+        if self.stop.is_cancelled() {
+            return Err(Refusal::Stopping);
+        }
+        let activation = Activation { job: job.to_owned(), kind: spec.kind, trigger, started_by: None };
+        let added = self.ledger(move |runner| runner.add_of_slot(&activation, &advance)).await;
+        let Some(added) = added.map_err(Refusal::Internal)? else { return Ok(None) };
+        let work = Work::Job { name: job.to_owned(), options: JobOptions::default() };
+        let run = self.put(added, spec.needs(), work).await;
+        self.activated(job);
+        Ok(Some(run))
+    }
+
+    fn spec(&self, job: &str) -> Result<JobSpec, Refusal> {
+        let mut jobs = self.site.jobs();
+        if let Some(at) = jobs.iter().position(|spec| spec.name == job) {
+            return Ok(jobs.swap_remove(at));
+        }
+        let known: Vec<&str> = jobs.iter().map(|spec| spec.name.as_str()).collect();
+        Err(Refusal::NotFound(format!("there is no job `{job}`: the jobs are {}", known.join(", "))))
+    }
+
+    /// A job has a new run on the docket: nothing else need start it, and what lingers makes way.
+    fn activated(&mut self, job: &str) {
         if let Some(retry) = self.retries.get_mut(job) {
             retry.at = None;
         }
         if let Some(running) = self.docket.running_of(job) {
             running.payload.live.hurry.cancel();
         }
-        Ok(run)
     }
 
     async fn ask(&mut self, work: Work, by: Option<String>) -> Result<Run, Refusal> {
@@ -266,13 +327,17 @@ impl Dispatcher {
             return Err(Refusal::Stopping);
         }
         let added = self.ledger(move |runner| runner.add(&activation)).await.map_err(Refusal::Internal)?;
+        Ok(self.put(added, needs, work).await)
+    }
+
+    async fn put(&mut self, added: Added, needs: Needs, work: Work) -> Run {
         let live = Arc::new(Live::new(added, self.stop.child_token()));
         let id = live.added.id;
         self.board.put(Arc::clone(&live));
         self.docket.add(Entry { id, needs, payload: Ticket { live: Arc::clone(&live), work } });
         self.begin_what_may().await;
         self.explain_waits();
-        Ok(live.view())
+        live.view()
     }
 
     async fn cancel(&mut self, id: RunId) {
@@ -346,7 +411,7 @@ impl Dispatcher {
         };
         say(level, words::ended(&run));
         let is_job = matches!(run.kind, Kind::Copy | Kind::Backup);
-        let failed = run.outcome == Some(Outcome::Failed) && run.trigger != Trigger::Request;
+        let failed = run.outcome == Some(Outcome::Failed) && live.is_expected();
         if is_job && (cut || failed) {
             let job = run.job.clone();
             if let Err(error) = self.ledger(move |runner| runner.ledger.owe(&job)).await {

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::runner::Added;
 use crate::jobs::context::Report;
-use crate::model::run::{Run, RunId};
+use crate::model::run::{Run, RunId, Trigger};
 
 /// How many problems of a run under way are shown with it.
 const SHOWN_PROBLEMS: usize = 100;
@@ -27,6 +27,7 @@ pub struct Live {
     pub hurry: CancellationToken,
     began: OnceLock<Timestamp>,
     dismissed: AtomicBool,
+    expected: AtomicBool,
     ended: OnceLock<Run>,
 }
 
@@ -40,6 +41,7 @@ impl Live {
             hurry: CancellationToken::new(),
             began: OnceLock::new(),
             dismissed: AtomicBool::new(false),
+            expected: AtomicBool::new(false),
             ended: OnceLock::new(),
         }
     }
@@ -64,6 +66,16 @@ impl Live {
     /// Whether somebody wanted it stopped, other than by ending the service.
     pub fn is_dismissed(&self) -> bool {
         self.dismissed.load(Ordering::Relaxed)
+    }
+
+    /// It would have been started by itself, too: somebody asked for it a moment sooner.
+    pub fn expect(&self) {
+        self.expected.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it runs without anybody having asked for it, or would.
+    pub fn is_expected(&self) -> bool {
+        self.added.activation.trigger != Trigger::Request || self.expected.load(Ordering::Relaxed)
     }
 
     /// It has ended like this, which may not be recorded yet.

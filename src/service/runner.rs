@@ -11,6 +11,7 @@ use crate::jobs::context::{Clock, Ended, Report, RunContext, is_cancelled};
 use crate::jobs::download::store_error;
 use crate::ledger::Ledger;
 use crate::model::run::{Kind, Outcome, Run, RunId, Trigger};
+use crate::model::slots::Advance;
 use crate::store::ErrorKind;
 
 /// What is to be run, and why.
@@ -65,6 +66,15 @@ impl Runner {
         let activated = self.clock.now();
         let id = self.ledger.add_run(job, *kind, *trigger, started_by.as_deref(), activated)?;
         Ok(Added { id, activated, activation: activation.clone() })
+    }
+
+    /// Records that a run is asked for by a schedule, with the slots that it acts upon; none if they were acted upon
+    /// already.
+    pub fn add_of_slot(&self, activation: &Activation, advance: &Advance) -> anyhow::Result<Option<Added>> {
+        let Activation { job, kind, trigger, started_by: _ } = activation;
+        let activated = self.clock.now();
+        let id = self.ledger.add_run_of_slot(job, *kind, *trigger, advance, activated)?;
+        Ok(id.map(|id| Added { id, activated, activation: activation.clone() }))
     }
 
     /// Runs `work` at once, to its end, and records it. The error is that of the record; that of the work is in the

@@ -13,6 +13,7 @@ use crate::jobs::context::{Ended, RunContext};
 use crate::jobs::restore::RestorePlan;
 use crate::ledger::Ledger;
 use crate::model::run::Kind;
+use crate::model::slots::Timing;
 
 /// A job of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +26,8 @@ pub struct JobSpec {
     pub repository: String,
     /// Where it writes.
     pub destination: String,
+    /// When it runs by itself; none if only when it is asked for.
+    pub timing: Option<Timing>,
 }
 
 /// What a run is to do.

@@ -33,6 +33,12 @@ pub struct JobStatus {
     pub repository: String,
     /// Where it writes.
     pub destination: String,
+    /// When it runs by itself, as the configuration says it; null if only when it is asked for.
+    pub schedule: Option<String>,
+    /// The time zone of the schedule.
+    pub timezone: Option<String>,
+    /// When it runs next by itself.
+    pub next_run: Option<Timestamp>,
     /// Its run under way.
     pub running: Option<RunId>,
     /// Its run that waits.

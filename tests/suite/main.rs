@@ -28,6 +28,7 @@ mod s3_memory;
 mod s3_memory_tests;
 mod s3_store;
 mod schedule;
+mod scheduler;
 mod seaweedfs;
 mod service_lab;
 mod story;
