@@ -9,6 +9,7 @@ mod foreground;
 mod history;
 mod init;
 mod locate;
+mod passwd;
 mod points;
 mod progress;
 mod reload;
@@ -23,6 +24,8 @@ mod summary;
 mod table;
 mod terminal;
 mod text;
+mod url;
+mod users;
 mod verify;
 
 use std::path::{Path, PathBuf};
@@ -73,6 +76,8 @@ enum Command {
     Reload,
     /// Check the configuration, permissions, limits, and what each destination can do
     Check(check::Arguments),
+    /// Add an administrator, who may start and stop things over HTTP, or set the password
+    Passwd(passwd::Arguments),
     /// Write a first configuration to the file named by --config
     Init(init::Arguments),
     /// Show the whole story on a sample repository; needs no configuration, no S3 and no root
@@ -101,6 +106,7 @@ impl Arguments {
         match self.command {
             Command::Demo(arguments) => in_runtime(demo::demo(&arguments)),
             Command::Init(arguments) => init::init(&file, &arguments),
+            Command::Passwd(arguments) => in_runtime(passwd::passwd(load(&file)?, arguments)),
             Command::Check(arguments) => in_runtime(check::check(&file, &arguments)),
             Command::History(arguments) => history::history(&Config::load(&file)?, &arguments),
             Command::Points(arguments) => in_runtime(points::points(load(&file)?, &arguments)),

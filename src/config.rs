@@ -9,6 +9,7 @@ mod check;
 mod error;
 mod file;
 mod timing;
+mod users;
 mod value;
 
 use std::collections::BTreeMap;
@@ -24,11 +25,16 @@ use crate::model::layout::Layout;
 use crate::model::slots::Timing;
 
 pub use error::{ConfigError, Problem, Spot};
+pub use users::{read_users, with_account, without_account};
 
 /// Where `holdfast` looks without `--config`.
 pub const DEFAULT_FILE: &str = "/etc/holdfast/holdfast.toml";
 
 const DEFAULT_STATE_DIR: &str = "/var/lib/holdfast";
+/// Beside the configuration.
+const DEFAULT_USERS: &str = "users.toml";
+/// A day's work; whoever goes on logs in again.
+const DEFAULT_SESSION: Duration = Duration::from_hours(12);
 /// Between two safe points lies at most one part or one binary, with its retries.
 const DEFAULT_GRACE: Duration = Duration::from_mins(1);
 /// A copy beside a backup, a verification and a restore; each has its own bound on what it holds in memory.
@@ -69,6 +75,8 @@ pub struct Config {
     pub copies: BTreeMap<String, CopyJob>,
     /// The jobs `backup.NAME`.
     pub backups: BTreeMap<String, BackupJob>,
+    /// What the older interfaces work with.
+    pub older_interfaces: OlderInterfaces,
 }
 
 /// `[service]`.
@@ -76,6 +84,10 @@ pub struct Config {
 pub struct Service {
     /// Where the ledger lies.
     pub state_dir: PathBuf,
+    /// Who may log in: the file that `holdfast passwd` writes.
+    pub users: PathBuf,
+    /// How long a login lasts.
+    pub session: Duration,
     /// How long runs get to reach a safe point when the service stops.
     pub grace: Duration,
     /// How many runs there may be at once.
@@ -99,6 +111,15 @@ pub struct Tls {
     pub certificate: PathBuf,
     /// Its key, as PEM.
     pub key: PathBuf,
+}
+
+/// `[older_interfaces]`, or what there is no choice of: the calls of older programs name no job and no repository.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OlderInterfaces {
+    /// A key of [`Config::backups`]; none if there is no backup, or several and none of them is named.
+    pub backup: Option<String>,
+    /// A key of [`Config::repositories`]: that of the backup, where there is one.
+    pub repository: Option<String>,
 }
 
 /// `[repository.NAME]`.

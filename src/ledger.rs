@@ -9,6 +9,7 @@ mod lock;
 mod runs;
 mod schema;
 mod scratch;
+mod sessions;
 mod slots;
 
 use std::fs;
@@ -22,6 +23,7 @@ pub use archives::{ArchiveUnderWay, VolumeWritten};
 pub use index::{Change, ChangeTotals, DestinationId, OpenUpload, Repaired, Series, SeriesId};
 pub use lock::{InUse, StateLock};
 pub use scratch::{Listed, Scratch};
+pub use sessions::Session;
 
 /// The name of the ledger's file in the state directory.
 pub const FILE: &str = "ledger.db";

@@ -1,5 +1,6 @@
 //! The values Holdfast speaks of, and pure functions over them: no input or output, no clock.
 
+pub mod account;
 pub mod address;
 pub mod archive;
 pub mod cron;
@@ -7,6 +8,7 @@ pub mod digest;
 pub mod document;
 pub mod key;
 pub mod layout;
+pub mod password;
 pub mod point;
 pub mod run;
 pub mod schedule;

@@ -102,6 +102,7 @@ pub(super) async fn check(file: &Path, arguments: &Arguments) -> anyhow::Result<
     let mut findings = Findings::default();
     machine::configuration(&mut findings, &config);
     let kept = machine::state(&mut findings, &config);
+    machine::administrators(&mut findings, &config);
     machine::limits(&mut findings, &config);
     schedules::check(&mut findings, &config, SystemClock.now());
     for repository in config.repositories.values() {

@@ -29,7 +29,13 @@ impl Output {
 
 /// Does `work` as a run of `job`, to its end.
 pub(super) async fn run(session: &Session, job: &str, kind: Kind, output: Output, work: &Work) -> anyhow::Result<Exit> {
-    let activation = Activation { job: job.to_owned(), kind, trigger: Trigger::Request, started_by: None };
+    let activation = Activation {
+        job: job.to_owned(),
+        kind,
+        trigger: Trigger::Request,
+        started_by: None,
+        url: session.site.url(work),
+    };
     let report = Arc::new(Report::default());
     // Nobody waits for this run: it has the state directory to itself.
     let hurry = CancellationToken::new();

@@ -10,30 +10,34 @@ use tokio_util::sync::CancellationToken;
 use crate::cli::destination::{self, Purpose, open_to_look};
 use crate::cli::exit::Usage;
 use crate::cli::locate::{Located, locate, spelled};
-use crate::cli::text;
+use crate::cli::users::UsersFile;
+use crate::cli::{text, url};
 use crate::config::{self, Config, Job, Repository};
 use crate::jobs::backup::{BackupOrder, backup};
-use crate::jobs::catalogue;
+use crate::jobs::catalogue::{self, RestorableName};
 use crate::jobs::context::{Destination, Ended, Report, RunContext};
 use crate::jobs::copy::{CopyOrder, copy};
 use crate::jobs::restore::{RestoreOrder, RestorePlan, plan, restore};
 use crate::jobs::source::RepositorySource;
 use crate::jobs::verify::{Depth, VerifyOrder, verify};
 use crate::ledger::Ledger;
+use crate::model::account::Accounts;
 use crate::model::run::Kind;
 use crate::repository::binaries::BinaryStore;
 use crate::service::request::{JobOptions, Refusal, RestoreRequest, VerifyRequest};
-use crate::service::site::{JobSpec, Points, Site, Work};
+use crate::service::site::{JobSpec, OlderInterfaces, Points, Site, Work};
 
 /// The configuration, as the site of the work.
 #[derive(Clone, Debug)]
 pub(super) struct ConfiguredSite {
     config: Arc<Config>,
+    users: Arc<UsersFile>,
 }
 
 impl ConfiguredSite {
     pub(super) fn new(config: Arc<Config>) -> Self {
-        Self { config }
+        let users = Arc::new(UsersFile::new(config.service.users.clone()));
+        Self { config, users }
     }
 
     pub(super) fn config(&self) -> &Config {
@@ -44,7 +48,7 @@ impl ConfiguredSite {
         let job = self.config.job(name)?;
         let source = source(repository(&self.config, job.repository())?);
         let destination = open(&self.config, job.destination(), Purpose::Write, run).await?;
-        match job {
+        let ended = match job {
             Job::Copy(job) => {
                 let (parallel, settle) = (job.parallel, job.settle);
                 let order = CopyOrder { source, destination, parallel, settle, full: options.full };
@@ -54,7 +58,15 @@ impl ConfiguredSite {
                 let (name, volume_bytes, settle) = (name.to_owned(), job.volume_bytes, job.settle);
                 Box::pin(backup(run, &BackupOrder { job: name, source, destination, volume_bytes, settle })).await
             }
-        }
+        };
+        let ended = ended?;
+        Ok(Ended { url: self.url_of(job.destination(), ended.result.as_deref()), ..ended })
+    }
+
+    /// Where a restore point or an archive lies.
+    fn url_of(&self, destination: &str, name: Option<&str>) -> Option<String> {
+        let name: RestorableName = name?.parse().ok()?;
+        self.config.destinations.get(destination).map(|destination| url::of(destination, &name))
     }
 
     async fn restore(&self, run: &RunContext, request: &RestoreRequest) -> anyhow::Result<Ended> {
@@ -62,7 +74,9 @@ impl ConfiguredSite {
         if let Some(message) = other_repository {
             run.report.notice("repository", spelled(&request.from), message);
         }
-        restore(run, &order).await
+        let destination = order.destination.name.clone();
+        let ended = restore(run, &order).await?;
+        Ok(Ended { url: self.url_of(&destination, ended.result.as_deref()), ..ended })
     }
 
     async fn verify(&self, run: &RunContext, request: &VerifyRequest) -> anyhow::Result<Ended> {
@@ -176,6 +190,52 @@ impl Site for ConfiguredSite {
             return Err(Refusal::Invalid("`names` is empty: `holdfast points` lists what can be verified".to_owned()));
         }
         check_destination(&self.config, request.destination.as_deref())
+    }
+
+    fn url(&self, work: &Work) -> Option<String> {
+        let Work::Restore(RestoreRequest { from, destination, .. }) = work else { return None };
+        let mut all = self.config.destinations.values();
+        let destination = match destination {
+            Some(name) => self.config.destinations.get(name),
+            None => all.next().filter(|_| all.next().is_none()),
+        };
+        destination.map(|destination| url::of(destination, from))
+    }
+
+    fn archive_url(&self, destination: &str, name: &str) -> Option<String> {
+        self.config.destinations.get(destination).map(|destination| url::of_archive(destination, name))
+    }
+
+    fn destination_of(&self, url: &str) -> Option<String> {
+        let mut all = self.config.destinations.values();
+        all.find(|destination| url::leads_to(destination, url)).map(|destination| destination.name.clone())
+    }
+
+    fn older_interfaces(&self) -> Result<OlderInterfaces, Refusal> {
+        let config::OlderInterfaces { backup, repository } = &self.config.older_interfaces;
+        let (Some(job), Some(repository)) =
+            (backup.as_ref().and_then(|name| self.config.backups.get(name)), repository)
+        else {
+            let why = if self.config.backups.is_empty() {
+                "there is no backup to be started: add [backup.NAME] to the configuration"
+            } else {
+                "there are several backups: say which one is meant, as `backup` in [older_interfaces]"
+            };
+            return Err(Refusal::Invalid(why.to_owned()));
+        };
+        Ok(OlderInterfaces {
+            backup: Job::Backup(job).to_string(),
+            destination: job.destination.clone(),
+            repository: repository.clone(),
+        })
+    }
+
+    fn accounts(&self) -> anyhow::Result<Arc<Accounts>> {
+        self.users.read()
+    }
+
+    fn session(&self) -> Duration {
+        self.config.service.session
     }
 
     async fn perform(&self, run: &RunContext, work: &Work, _hurry: &CancellationToken) -> anyhow::Result<Ended> {

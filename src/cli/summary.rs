@@ -109,8 +109,10 @@ mod tests {
             progress: Progress::default(),
             counts,
             result: Some("20261122T073500Z-12".into()),
+            url: None,
             quarantine: None,
             error: None,
+            failure: None,
             started_by: None,
             problems: Vec::new(),
         }

@@ -8,11 +8,14 @@ use jiff::tz::TimeZone;
 use toml::de::{DeTable, DeValue};
 
 use super::error::{Problem, Source, did_you_mean};
-use super::file::{CredentialsTable, DestinationTable, DocumentsTable, File};
+use super::file::{CredentialsTable, DestinationTable, DocumentsTable, File, OlderInterfacesTable};
 use super::timing::Jitter;
 use super::value::{Text, Url};
 use super::{
-    BackupJob, Config, ConfigError, CopyJob, Credentials, DEFAULT_GRACE, DEFAULT_HISTORY, DEFAULT_JITTER, DEFAULT_LISTEN, DEFAULT_PARALLEL, DEFAULT_REGION, DEFAULT_RUNS_AT_ONCE, DEFAULT_SETTLE, DEFAULT_STATE_DIR, DEFAULT_VOLUME, Destination, DocumentSource, Place, Repository, S3Place, Service, Tls,
+    BackupJob, Config, ConfigError, CopyJob, Credentials, DEFAULT_GRACE, DEFAULT_HISTORY, DEFAULT_JITTER,
+    DEFAULT_LISTEN, DEFAULT_PARALLEL, DEFAULT_REGION, DEFAULT_RUNS_AT_ONCE, DEFAULT_SESSION, DEFAULT_SETTLE,
+    DEFAULT_STATE_DIR, DEFAULT_USERS, DEFAULT_VOLUME, Destination, DocumentSource, OlderInterfaces, Place, Repository,
+    S3Place, Service, Tls,
 };
 use crate::model::address::Address;
 use crate::model::cron::CronExpression;
@@ -108,10 +111,13 @@ impl Check<'_> {
             backups.insert(name, job);
         }
 
+        let older_interfaces = self.older_interfaces(written.older_interfaces, &backups);
         let config = Config {
             file: self.source.file.to_owned(),
             service: Service {
                 state_dir: resolve(state_dir),
+                users: resolve(written.service.users.map_or_else(|| PathBuf::from(DEFAULT_USERS), |Text(path)| path)),
+                session: written.service.session.map_or(DEFAULT_SESSION, |session| session.0.0),
                 grace: written.service.grace.map_or(DEFAULT_GRACE, |grace| grace.0.0),
                 runs_at_once: written.service.runs_at_once.map_or(DEFAULT_RUNS_AT_ONCE, |number| number.0),
                 history: written.service.history.map_or(DEFAULT_HISTORY, |history| history.0.0),
@@ -130,6 +136,7 @@ impl Check<'_> {
             destinations,
             copies,
             backups,
+            older_interfaces,
         };
         if config.repositories.is_empty() {
             self.complain(
@@ -146,6 +153,54 @@ impl Check<'_> {
             );
         }
         config
+    }
+
+    /// What is named, or else what there is no choice of.
+    fn older_interfaces(
+        &mut self,
+        table: OlderInterfacesTable,
+        backups: &BTreeMap<String, BackupJob>,
+    ) -> OlderInterfaces {
+        const HEADER: &str = "older_interfaces";
+        let named = |text: Option<Text<String>>| text.map(|Text(name)| name);
+        let (backup, repository) = (named(table.backup), named(table.repository));
+        for (kind, name) in [("backup", &backup), ("repository", &repository)] {
+            let (Some(name), known) = (name, self.names_of(kind)) else { continue };
+            if !known.contains(name) {
+                let bare = name.strip_prefix("backup.").filter(|bare| known.iter().any(|known| known == bare));
+                let meant = match bare {
+                    Some(bare) => format!("write the name alone: {kind} = \"{bare}\"; "),
+                    None => did_you_mean(name, known.iter().map(String::as_str)),
+                };
+                let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+                self.complain(
+                    self.value(&[HEADER, kind]),
+                    format!("there is no [{kind}.{name}]"),
+                    format!("{meant}known {}: {known}", plural(kind)),
+                );
+                return OlderInterfaces::default();
+            }
+        }
+        let of_repository = |job: &&BackupJob| repository.as_ref().is_none_or(|name| *name == job.repository);
+        let chosen = if let Some(name) = &backup {
+            backups.get(name)
+        } else {
+            let mut all = backups.values().filter(of_repository);
+            all.next().filter(|_| all.next().is_none())
+        };
+        if let (Some(job), Some(repository)) = (chosen, &repository)
+            && job.repository != *repository
+        {
+            self.complain(
+                self.value(&[HEADER, "repository"]),
+                format!("[backup.{}] is of the repository `{}`, not of `{repository}`", job.name, job.repository),
+                "take `repository` out, or name a backup of it".to_owned(),
+            );
+        }
+        OlderInterfaces {
+            backup: chosen.map(|job| job.name.clone()),
+            repository: repository.or_else(|| chosen.map(|job| job.repository.clone())),
+        }
     }
 
     fn place(&mut self, name: &str, table: DestinationTable, resolve: &dyn Fn(PathBuf) -> PathBuf) -> Place {
@@ -475,7 +530,11 @@ fn pairs<T: Copy>(items: &[T]) -> impl Iterator<Item = (T, T)> {
 }
 
 fn plural(kind: &str) -> &'static str {
-    if kind == "repository" { "repositories" } else { "destinations" }
+    match kind {
+        "repository" => "repositories",
+        "backup" => "backups",
+        _ => "destinations",
+    }
 }
 
 #[cfg(test)]

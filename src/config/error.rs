@@ -202,7 +202,7 @@ fn explain_type(found: &str, expected: &str, path: &[&str]) -> (String, String) 
 }
 
 /// A value for each key.
-pub(super) const EXAMPLES: [(&str, &str); 34] = [
+pub(super) const EXAMPLES: &[(&str, &str)] = &[
     ("state_dir", "\"/var/lib/holdfast\""),
     ("listen", "\"127.0.0.1:8480\""),
     ("tls", "{ certificate = \"certificate.pem\", key = \"key.pem\" }"),
@@ -210,6 +210,11 @@ pub(super) const EXAMPLES: [(&str, &str); 34] = [
     ("key", "\"key.pem\""),
     ("allow_plaintext_beyond_loopback", "true"),
     ("hosts", "[\"backup.example.org\"]"),
+    ("users", "\"/etc/holdfast/users.toml\""),
+    ("session", "\"12h\""),
+    ("name", "\"Ada Lovelace\""),
+    ("password", "\"$argon2id$…\", which `holdfast passwd EMAIL` writes"),
+    ("backup", "\"full\""),
     ("binaries", "\"/srv/fcrepo4-data/fcrepo.binary.directory\""),
     ("layout", "\"modeshape\""),
     ("algorithm", "\"sha1\""),

@@ -27,12 +27,15 @@ pub(super) struct File {
     pub(super) destination: BTreeMap<String, DestinationTable>,
     pub(super) copy: BTreeMap<String, CopyTable>,
     pub(super) backup: BTreeMap<String, BackupTable>,
+    pub(super) older_interfaces: OlderInterfacesTable,
 }
 
 #[derive(Default, serde::Deserialize)]
 #[serde(deny_unknown_fields, default, expecting = "a table")]
 pub(super) struct ServiceTable {
     pub(super) state_dir: Option<Text<PathBuf>>,
+    pub(super) users: Option<Text<PathBuf>>,
+    pub(super) session: Option<Text<Period<60, YEAR>>>,
     pub(super) grace: Option<Text<Period<1, HOUR>>>,
     pub(super) runs_at_once: Option<Whole<1, 64>>,
     pub(super) history: Option<Text<Period<HOUR, { 100 * YEAR }>>>,
@@ -135,6 +138,13 @@ pub(super) struct BackupTable {
     pub(super) schedule: Option<Text<CronExpression>>,
     pub(super) timezone: Option<Text<TimeZone>>,
     pub(super) jitter: Option<Text<Jitter>>,
+}
+
+#[derive(Default, serde::Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct OlderInterfacesTable {
+    pub(super) repository: Option<Text<String>>,
+    pub(super) backup: Option<Text<String>>,
 }
 
 #[derive(serde::Deserialize)]

@@ -258,6 +258,7 @@ async fn finish(run: &RunContext, order: &BackupOrder, archive: ArchiveUnderWay)
         records: archive.volumes.iter().flat_map(|written| written.records.iter().cloned()).collect(),
         volumes: archive.volumes.into_iter().map(|written| written.volume).collect(),
     };
+    run.report.count(|counts| counts.size = manifest.volumes.iter().map(|volume| volume.bytes).sum());
     let key = Key::archive_manifest(&archive.name);
     let text = serde_json::to_string_pretty(&manifest)? + "\n";
     put_once(&order.destination, &key, Bytes::from(text.clone())).await?;
@@ -267,7 +268,7 @@ async fn finish(run: &RunContext, order: &BackupOrder, archive: ArchiveUnderWay)
         run.ledger.forget_archive(&job, id)
     })
     .await?;
-    Ok(Ended { result: Some(format!("{}.zip", archive.name)), quarantine: None })
+    Ok(Ended { result: Some(format!("{}.zip", archive.name)), ..Ended::default() })
 }
 
 fn all_documents(volumes: &[VolumeWritten]) -> DocumentSet {

@@ -85,6 +85,8 @@ impl RunContext {
 pub struct Ended {
     /// The restore point or archive that it made, restored or verified.
     pub result: Option<String>,
+    /// Where that lies.
+    pub url: Option<String>,
     /// Where binaries went that the backup does not have.
     pub quarantine: Option<String>,
 }

@@ -379,7 +379,7 @@ async fn finish(
     });
     if same {
         run.blocking(move |run| run.ledger.end_copy(id, head.fingerprint.as_deref())).await?;
-        return Ok(Ended { result: last.map(|last| last.name.to_string()), quarantine: None });
+        return Ok(Ended { result: last.map(|last| last.name.to_string()), ..Ended::default() });
     }
     run.report.say(format!("writing the restore point {name}"));
     let destination = &order.destination;
@@ -408,5 +408,5 @@ async fn finish(
         run.ledger.record_point(id, &manifest, head.fingerprint.as_deref())
     })
     .await?;
-    Ok(Ended { result: Some(name.to_string()), quarantine: None })
+    Ok(Ended { result: Some(name.to_string()), ..Ended::default() })
 }

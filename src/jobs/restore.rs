@@ -28,6 +28,9 @@ use staging::Staging;
 /// How many earlier runs are looked at for restores that were cut.
 const REMEMBERED_RUNS: u32 = 100;
 
+/// What a restore says of itself once everything has come.
+pub const INSTALLING: &str = "putting the files in place";
+
 /// What a restore is to do.
 #[derive(Clone, Debug)]
 pub struct RestoreOrder {
@@ -110,11 +113,12 @@ pub async fn restore(run: &RunContext, order: &RestoreOrder) -> anyhow::Result<E
     if let Err(error) = run.go_on() {
         return Err(give_up(run, &staging, error));
     }
-    run.report.say("putting the files in place");
+    run.report.say(INSTALLING);
     let checked = Checked { listed, comparison, staging };
     let (order, created) = (order.clone(), contents.created());
     let quarantine = run.blocking(move |run| install::install(run, &order, created, checked)).await?;
-    Ok(Ended { result: Some(from), quarantine: quarantine.map(|path| path.display().to_string()) })
+    let quarantine = quarantine.map(|path| path.display().to_string());
+    Ok(Ended { result: Some(from), quarantine, ..Ended::default() })
 }
 
 /// A restore that was cut by a crash could not say where it put what it replaced, so the next one does.
@@ -150,6 +154,7 @@ fn give_up(run: &RunContext, staging: &Staging, error: anyhow::Error) -> anyhow:
 async fn prepare(run: &RunContext, order: &RestoreOrder) -> anyhow::Result<Prepared> {
     run.report.phase("reading what the backup holds", "binaries", None);
     let contents = Contents::open(run, &order.destination, &order.from).await?;
+    run.report.count(|counts| counts.size = contents.size());
     let listed = contents.list(run, &order.destination).await?;
     let listed = only(run, order, listed).await?;
     run.report.phase("comparing with what is there", "binaries", None);

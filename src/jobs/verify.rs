@@ -73,7 +73,7 @@ pub async fn verify(run: &RunContext, orders: &[VerifyOrder], depth: Depth) -> a
             Contents::Archive(_) => {}
         }
     }
-    Ok(Ended { result: Some(names.join(" ")), quarantine: None })
+    Ok(Ended { result: Some(names.join(" ")), ..Ended::default() })
 }
 
 /// An error that concerns one object is a finding; one of the way to it ends the run.

@@ -6,7 +6,7 @@ use rusqlite::types::{Type, ValueRef};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use super::Ledger;
-use crate::model::run::{Kind, Outcome, Problem, Progress, Run, RunFilter, RunId, Trigger};
+use crate::model::run::{Failure, Kind, Outcome, Problem, Progress, Run, RunFilter, RunId, Trigger};
 
 /// How many problems of a run are shown with it; all that were recorded stay in the table.
 const SHOWN_PROBLEMS: u32 = 100;
@@ -26,10 +26,10 @@ impl Ledger {
             .with_context(|| format!("record the start of {job}"))
     }
 
-    /// Records that a run begins, having waited for others.
-    pub fn begin_run(&self, id: RunId, now: Timestamp) -> anyhow::Result<()> {
+    /// Records that a run begins, having waited for others; `url` is where that lies what it restores.
+    pub fn begin_run(&self, id: RunId, now: Timestamp, url: Option<&str>) -> anyhow::Result<()> {
         self.connection()
-            .execute("UPDATE runs SET started = ? WHERE id = ?", params![now.to_string(), id.get()])
+            .execute("UPDATE runs SET started = ?, url = ? WHERE id = ?", params![now.to_string(), url, id.get()])
             .with_context(|| format!("record the start of run {id}"))?;
         Ok(())
     }
@@ -41,16 +41,18 @@ impl Ledger {
         let record = || -> rusqlite::Result<()> {
             let transaction = connection.transaction()?;
             transaction.execute(
-                "UPDATE runs SET outcome = ?, finished = ?, progress = ?, counts = ?, result = ?, quarantine = ?, error = ?
-                 WHERE id = ?",
+                "UPDATE runs SET outcome = ?, finished = ?, progress = ?, counts = ?, result = ?, url = ?, quarantine = ?,
+                 error = ?, failure = ? WHERE id = ?",
                 params![
                     run.outcome.map(Outcome::as_str),
                     run.finished.map(|time| time.to_string()),
                     to_json(&run.progress),
                     to_json(&run.counts),
                     run.result,
+                    run.url,
                     run.quarantine,
                     run.error,
+                    run.failure.map(Failure::as_str),
                     run.id.get(),
                 ],
             )?;
@@ -201,10 +203,7 @@ fn read_run(row: &Row<'_>) -> rusqlite::Result<Run> {
         job: row.get("job")?,
         kind: parsed::<Kind>(row, "kind")?,
         trigger: parsed::<Trigger>(row, "trigger")?,
-        outcome: row
-            .get::<_, Option<String>>("outcome")?
-            .map(|text| text.parse().map_err(|error: String| unreadable("outcome", error)))
-            .transpose()?,
+        outcome: spelled(row, "outcome")?,
         // A ledger that was not opened for writing since the program was renewed does not have the columns.
         activated: if has(row, "activated") && row.get_ref("activated")? != ValueRef::Null {
             parsed(row, "activated")?
@@ -222,6 +221,8 @@ fn read_run(row: &Row<'_>) -> rusqlite::Result<Run> {
         quarantine: row.get("quarantine")?,
         error: row.get("error")?,
         started_by: if has(row, "started_by") { row.get("started_by")? } else { None },
+        url: if has(row, "url") { row.get("url")? } else { None },
+        failure: if has(row, "failure") { spelled(row, "failure")? } else { None },
         problems: Vec::new(),
     })
 }
@@ -232,6 +233,11 @@ fn has(row: &Row<'_>, column: &str) -> bool {
 
 fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(row: &Row<'_>, column: &str) -> rusqlite::Result<T> {
     row.get::<_, String>(column)?.parse().map_err(|error: T::Err| unreadable(column, error))
+}
+
+fn spelled<T: std::str::FromStr<Err = String>>(row: &Row<'_>, column: &str) -> rusqlite::Result<Option<T>> {
+    let text: Option<String> = row.get(column)?;
+    text.map(|text| text.parse().map_err(|error| unreadable(column, error))).transpose()
 }
 
 fn from_json<T: serde::de::DeserializeOwned>(row: &Row<'_>, column: &str) -> rusqlite::Result<T> {

@@ -92,6 +92,8 @@ CREATE TABLE manifests (           -- manifests at destinations, which never cha
     "
 ALTER TABLE runs ADD COLUMN activated TEXT;   -- when it was asked for; it began when it could
 ALTER TABLE runs ADD COLUMN started_by TEXT;  -- the administrator who asked for it
+ALTER TABLE runs ADD COLUMN url TEXT;         -- where that lies what it made or restored
+ALTER TABLE runs ADD COLUMN failure TEXT;     -- what kind of failure the error is
 CREATE INDEX runs_of_job ON runs (job, id);
 CREATE TABLE slots (               -- how far the schedule of a job has been acted upon
     job      TEXT PRIMARY KEY,

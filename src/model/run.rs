@@ -73,6 +73,19 @@ pub enum Outcome {
     Interrupted,
 }
 
+/// What kind of failure it was, for those who can do something about one and not about another; the error says it in
+/// words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Failure {
+    /// The destination does not allow it to us.
+    Denied,
+    /// The destination was not reached, or is too busy.
+    Unavailable,
+    /// Anything else.
+    Other,
+}
+
 macro_rules! spelled {
     ($type:ty, $what:literal, $($variant:ident = $text:literal),+) => {
         impl $type {
@@ -103,6 +116,7 @@ macro_rules! spelled {
 
 spelled!(Kind, "a kind of run", Copy = "copy", Backup = "backup", Restore = "restore", Verify = "verify");
 spelled!(Trigger, "a trigger", Schedule = "schedule", Change = "change", Request = "request", Overdue = "overdue");
+spelled!(Failure, "a kind of failure", Denied = "denied", Unavailable = "unavailable", Other = "other");
 spelled!(
     Outcome,
     "an outcome",
@@ -153,6 +167,9 @@ pub struct Counts {
     pub damaged_documents: u64,
     /// Binaries in the repository that the backup does not have, moved to the quarantine.
     pub quarantined: u64,
+    /// The size of the archive that was made or restored, its volumes added up; of a restore point that was restored,
+    /// that of its binaries.
+    pub size: u64,
     /// Requests made to the destination.
     pub requests: u64,
     /// Of those: tries after a first one that came to nothing.
@@ -208,10 +225,16 @@ pub struct Run {
     pub counts: Counts,
     /// The restore point or archive that it made, restored or verified.
     pub result: Option<String>,
+    /// Where that lies: of a restore from its beginning, of a backup or copy from its end.
+    #[serde(default)]
+    pub url: Option<String>,
     /// Where binaries went that the backup does not have (restore).
     pub quarantine: Option<String>,
     /// Why it failed.
     pub error: Option<String>,
+    /// What kind of failure that is; null unless it failed.
+    #[serde(default)]
+    pub failure: Option<Failure>,
     /// The administrator who asked for it, by e-mail address.
     pub started_by: Option<String>,
     /// What it could not do, by name: the first hundred.

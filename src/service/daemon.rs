@@ -126,6 +126,12 @@ impl Daemon {
         self.ask(Work::Restore(request), by).await
     }
 
+    /// Records a restore of something that cannot be anywhere: whoever asked finds it failed, as they would have if it
+    /// had been looked for.
+    pub async fn fail_restore(&self, error: String, url: Option<String>, by: Option<&str>) -> Result<Run, Refusal> {
+        self.command(|reply| Command::Fail { error, url, by: by.map(str::to_owned), reply }).await?
+    }
+
     /// Starts a verification.
     pub async fn verify(&self, request: VerifyRequest, by: Option<&str>) -> Result<Run, Refusal> {
         self.ask(Work::Verify(request), by).await

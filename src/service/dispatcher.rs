@@ -21,7 +21,7 @@ use super::runner::{Activation, Added, Runner};
 use super::site::{JobSpec, Site, Work};
 use super::timetable;
 use super::words;
-use crate::model::run::{Kind, Outcome, Run, RunId, Trigger};
+use crate::model::run::{Failure, Kind, Outcome, Run, RunId, Trigger};
 use crate::model::slots::Advance;
 
 /// How many commands wait; whoever sends one more waits with it.
@@ -49,6 +49,8 @@ pub(super) enum Command {
     },
     /// Puts a restore or a verification on the docket.
     Ask { work: Work, by: Option<String>, reply: Reply },
+    /// Records a restore that was asked for and cannot be done.
+    Fail { error: String, url: Option<String>, by: Option<String>, reply: Reply },
     /// Stops a run at its next safe point, or before it begins.
     Cancel { id: RunId, reply: oneshot::Sender<()> },
     /// Works by another configuration from now on.
@@ -209,6 +211,10 @@ impl Dispatcher {
                 let answer = self.ask(work, by).await;
                 drop(reply.send(answer));
             }
+            Command::Fail { error, url, by, reply } => {
+                let answer = self.fail(error, url, by).await;
+                drop(reply.send(answer));
+            }
             Command::Cancel { id, reply } => {
                 self.cancel(id).await;
                 reply.send(()).unwrap_or_default();
@@ -242,7 +248,7 @@ impl Dispatcher {
             }
             return Ok(waiting.payload.live.view());
         }
-        let activation = Activation { job: job.to_owned(), kind: spec.kind, trigger, started_by: by };
+        let activation = Activation { job: job.to_owned(), kind: spec.kind, trigger, started_by: by, url: None };
         let work = Work::Job { name: job.to_owned(), options };
         let run = self.add(activation, spec.needs(), work).await?;
         self.activated(job);
@@ -263,7 +269,7 @@ impl Dispatcher {
         if self.stop.is_cancelled() {
             return Err(Refusal::Stopping);
         }
-        let activation = Activation { job: job.to_owned(), kind: spec.kind, trigger, started_by: None };
+        let activation = Activation { job: job.to_owned(), kind: spec.kind, trigger, started_by: None, url: None };
         let added = self.ledger(move |runner| runner.add_of_slot(&activation, &advance)).await;
         let Some(added) = added.map_err(Refusal::Internal)? else { return Ok(None) };
         let work = Work::Job { name: job.to_owned(), options: JobOptions::default() };
@@ -317,8 +323,29 @@ impl Dispatcher {
                 "{ASKED_FOR} restores and verifications wait already: ask again when some have ended"
             )));
         }
-        let activation = Activation { job: name.to_owned(), kind, trigger: Trigger::Request, started_by: by };
+        let url = self.site.url(&work);
+        let activation = Activation { job: name.to_owned(), kind, trigger: Trigger::Request, started_by: by, url };
         self.add(activation, needs, work).await
+    }
+
+    /// Records a restore that fails before it begins, as what it asks for cannot be anywhere.
+    async fn fail(&mut self, error: String, url: Option<String>, by: Option<String>) -> Result<Run, Refusal> {
+        if self.stop.is_cancelled() {
+            return Err(Refusal::Stopping);
+        }
+        let (job, kind) = ("restore".to_owned(), Kind::Restore);
+        let activation = Activation { job, kind, trigger: Trigger::Request, started_by: by, url };
+        let added = self.ledger(move |runner| runner.add(&activation)).await.map_err(Refusal::Internal)?;
+        let live = Arc::new(Live::new(added, self.stop.child_token()));
+        self.board.put(Arc::clone(&live));
+        let mut run = live.view();
+        run.outcome = Some(Outcome::Failed);
+        run.finished = Some(self.runner.clock.now());
+        "looking for what is to be restored".clone_into(&mut run.progress.message);
+        run.error = Some(error);
+        run.failure = Some(Failure::Other);
+        self.close(&live, run).await;
+        Ok(live.view())
     }
 
     /// Records a run that is asked for, and puts it on the docket.
@@ -372,7 +399,8 @@ impl Dispatcher {
             let started = self.runner.clock.now();
             live.begin(started);
             live.report.say("");
-            let begun = self.ledger(move |runner| runner.ledger.begin_run(id, started)).await;
+            let url = live.added.activation.url.clone();
+            let begun = self.ledger(move |runner| runner.ledger.begin_run(id, started, url.as_deref())).await;
             if let Err(error) = begun {
                 // Its end will be recorded with everything else, or tell that it was not.
                 say(Level::Error, format_args!("{error:#}"));
@@ -485,9 +513,11 @@ impl Dispatcher {
                 Some(Hindrance::Run(id)) => {
                     let job = self.docket.all().find(|other| other.id == id).map(|other| &other.payload.live.added);
                     let job = job.map_or("", |added| added.activation.job.as_str());
-                    format!("waiting for run {id} ({job}) to end")
+                    format!("{} for run {id} ({job}) to end", words::WAITING)
                 }
-                Some(Hindrance::Bound(bound)) => format!("waiting until fewer than {bound} runs are under way"),
+                Some(Hindrance::Bound(bound)) => {
+                    format!("{} until fewer than {bound} runs are under way", words::WAITING)
+                }
                 None => continue,
             };
             entry.payload.live.report.say(words);

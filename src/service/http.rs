@@ -9,6 +9,7 @@ mod answer;
 mod asked;
 mod calls;
 mod connections;
+mod discreet;
 mod exchange;
 mod hosts;
 mod limits;

@@ -103,8 +103,10 @@ impl Live {
             progress: self.report.progress(),
             counts: self.report.counts(),
             result: None,
+            url: activation.url.clone(),
             quarantine: None,
             error: None,
+            failure: None,
             started_by: activation.started_by.clone(),
             problems,
         }

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::jobs::context::{Clock, Ended, Report, RunContext, is_cancelled};
 use crate::jobs::download::store_error;
 use crate::ledger::Ledger;
-use crate::model::run::{Kind, Outcome, Run, RunId, Trigger};
+use crate::model::run::{Failure, Kind, Outcome, Run, RunId, Trigger};
 use crate::model::slots::Advance;
 use crate::store::ErrorKind;
 
@@ -25,6 +25,8 @@ pub struct Activation {
     pub trigger: Trigger,
     /// The administrator who asked for it.
     pub started_by: Option<String>,
+    /// Where that lies what it restores.
+    pub url: Option<String>,
 }
 
 /// A run that is recorded and has not begun.
@@ -62,7 +64,7 @@ impl Runner {
 
     /// Records that a run is asked for: it has a number, and has not begun.
     pub fn add(&self, activation: &Activation) -> anyhow::Result<Added> {
-        let Activation { job, kind, trigger, started_by } = activation;
+        let Activation { job, kind, trigger, started_by, .. } = activation;
         let activated = self.clock.now();
         let id = self.ledger.add_run(job, *kind, *trigger, started_by.as_deref(), activated)?;
         Ok(Added { id, activated, activation: activation.clone() })
@@ -71,7 +73,7 @@ impl Runner {
     /// Records that a run is asked for by a schedule, with the slots that it acts upon; none if they were acted upon
     /// already.
     pub fn add_of_slot(&self, activation: &Activation, advance: &Advance) -> anyhow::Result<Option<Added>> {
-        let Activation { job, kind, trigger, started_by: _ } = activation;
+        let Activation { job, kind, trigger, .. } = activation;
         let activated = self.clock.now();
         let id = self.ledger.add_run_of_slot(job, *kind, *trigger, advance, activated)?;
         Ok(id.map(|id| Added { id, activated, activation: activation.clone() }))
@@ -88,7 +90,7 @@ impl Runner {
     ) -> anyhow::Result<Run> {
         let added = self.add(activation)?;
         let started = self.clock.now();
-        self.ledger.begin_run(added.id, started)?;
+        self.ledger.begin_run(added.id, started, activation.url.as_deref())?;
         let run = self.perform(added, started, stop, report, work).await;
         self.ledger.end_run(&run)?;
         Ok(run)
@@ -103,7 +105,7 @@ impl Runner {
         report: Arc<Report>,
         work: impl AsyncFnOnce(&RunContext) -> anyhow::Result<Ended>,
     ) -> Run {
-        let Added { id, activated, activation: Activation { job, kind, trigger, started_by } } = added;
+        let Added { id, activated, activation: Activation { job, kind, trigger, started_by, url } } = added;
         let context = RunContext {
             id,
             started,
@@ -115,7 +117,7 @@ impl Runner {
         // A run that panics has failed; the process and its other runs live.
         let ended = AssertUnwindSafe(work(&context)).catch_unwind().await;
         let ended = ended.unwrap_or_else(|panic| Err(anyhow::anyhow!("internal error: {}", panic_text(&*panic))));
-        let (outcome, ended, error) = judge(ended, &report, context.stop.is_cancelled());
+        let (outcome, ended, failed) = judge(ended, &report, context.stop.is_cancelled());
         Run {
             id,
             job,
@@ -128,15 +130,17 @@ impl Runner {
             progress: report.progress(),
             counts: report.counts(),
             result: ended.result,
+            url: ended.url.or(url),
             quarantine: ended.quarantine,
-            error,
+            error: failed.as_ref().map(|error| format!("{error:#}")),
+            failure: failed.as_ref().map(failure),
             started_by,
             problems: report.problems(),
         }
     }
 }
 
-fn judge(ended: anyhow::Result<Ended>, report: &Report, stopped: bool) -> (Outcome, Ended, Option<String>) {
+fn judge(ended: anyhow::Result<Ended>, report: &Report, stopped: bool) -> (Outcome, Ended, Option<anyhow::Error>) {
     match ended {
         Ok(ended) if report.is_partial() => (Outcome::Partial, ended, None),
         Ok(ended) => (Outcome::Succeeded, ended, None),
@@ -145,7 +149,15 @@ fn judge(ended: anyhow::Result<Ended>, report: &Report, stopped: bool) -> (Outco
         Err(error) if stopped && store_error(&error).is_some_and(|error| error.kind == ErrorKind::Unavailable) => {
             (Outcome::Cancelled, Ended::default(), None)
         }
-        Err(error) => (Outcome::Failed, Ended::default(), Some(format!("{error:#}"))),
+        Err(error) => (Outcome::Failed, Ended::default(), Some(error)),
+    }
+}
+
+fn failure(error: &anyhow::Error) -> Failure {
+    match store_error(error).map(|error| error.kind) {
+        Some(ErrorKind::Denied) => Failure::Denied,
+        Some(ErrorKind::Unavailable) => Failure::Unavailable,
+        _ => Failure::Other,
     }
 }
 

@@ -1,6 +1,7 @@
 //! What the daemon is told of the configuration, and what it has done by whoever knows it.
 
 use std::fmt::Debug;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -12,6 +13,7 @@ use crate::jobs::catalogue::Restorable;
 use crate::jobs::context::{Ended, RunContext};
 use crate::jobs::restore::RestorePlan;
 use crate::ledger::Ledger;
+use crate::model::account::Accounts;
 use crate::model::run::Kind;
 use crate::model::slots::Timing;
 
@@ -28,6 +30,17 @@ pub struct JobSpec {
     pub destination: String,
     /// When it runs by itself; none if only when it is asked for.
     pub timing: Option<Timing>,
+}
+
+/// What the older interfaces work with, whose calls name no job and no repository.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OlderInterfaces {
+    /// The job that makes a backup, such as `backup.full`.
+    pub backup: String,
+    /// Where that job writes, and a restore looks for what is named without a place.
+    pub destination: String,
+    /// What a restore replaces.
+    pub repository: String,
 }
 
 /// What a run is to do.
@@ -66,6 +79,36 @@ pub trait Site: Debug + Send + Sync {
 
     /// Refuses a verification that cannot be meant.
     fn check(&self, request: &VerifyRequest) -> Result<(), Refusal>;
+
+    /// Where that lies what a restore brings back, as far as it is known before it has been found; none for other work.
+    fn url(&self, _work: &Work) -> Option<String> {
+        None
+    }
+
+    /// Where an archive would lie that is called like this.
+    fn archive_url(&self, _destination: &str, _name: &str) -> Option<String> {
+        None
+    }
+
+    /// The destination that such a URL leads to.
+    fn destination_of(&self, _url: &str) -> Option<String> {
+        None
+    }
+
+    /// What the older interfaces work with, or why they cannot.
+    fn older_interfaces(&self) -> Result<OlderInterfaces, Refusal> {
+        Err(Refusal::Invalid("there is no backup to be started: add [backup.NAME] to the configuration".to_owned()))
+    }
+
+    /// Those who may log in, as they are on record at this moment; reads a file.
+    fn accounts(&self) -> anyhow::Result<Arc<Accounts>> {
+        Ok(Arc::default())
+    }
+
+    /// How long a login lasts.
+    fn session(&self) -> Duration {
+        Duration::from_hours(1)
+    }
 
     /// Does the work; `hurry` fires when others wait for it to end, and it only lingers.
     async fn perform(&self, run: &RunContext, work: &Work, hurry: &CancellationToken) -> anyhow::Result<Ended>;

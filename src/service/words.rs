@@ -4,6 +4,9 @@ use std::fmt::Write as _;
 
 use crate::model::run::{Kind, Outcome, Run};
 
+/// How what a run says of itself begins while it waits for others.
+pub(super) const WAITING: &str = "waiting";
+
 /// How a run ended, with all its numbers, in one line.
 pub(super) fn ended(run: &Run) -> String {
     let outcome = run.outcome.map_or("has not ended", Outcome::as_str);

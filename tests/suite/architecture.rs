@@ -15,6 +15,9 @@ const HOMES: &[(&str, &[&str])] = &[
     ("sha2", &["model/digest"]),
     ("rusqlite", &["ledger"]),
     ("toml", &["config"]),
+    ("toml_edit", &["config/users"]),
+    ("argon2", &["model/password"]),
+    ("getrandom", &["service/access"]),
     // The service's side of HTTP, and that of the commands which ask it.
     ("hyper", &["service/http", "cli/remote"]),
     ("hyper_util", &["service/http", "cli/remote"]),

@@ -49,6 +49,7 @@ fn the_example_parses_with_and_without_its_commented_settings_which_show_the_def
     assert_eq!(plain.service, service);
     assert_eq!(plain.copies, full.copies);
     assert_eq!(plain.backups, full.backups);
+    assert_eq!(plain.older_interfaces, full.older_interfaces);
     assert_eq!(plain.repositories["main"].layout, full.repositories["main"].layout);
     assert_eq!(plain.repositories["main"].documents, None);
     assert!(full.repositories["main"].documents.is_some());
@@ -66,6 +67,7 @@ fn known_keys() -> BTreeSet<String> {
         ("[destination.x.credentials]", "keys"),
         ("[copy.x]", "keys"),
         ("[backup.x]", "keys"),
+        ("[older_interfaces]", "keys"),
     ];
     let mut keys = BTreeSet::new();
     let tables = [("[\"?\".x]", "tables")].into_iter().chain(tables);
@@ -187,6 +189,64 @@ fn an_address_that_cannot_be_listened_on_is_shown_with_the_way_out() {
 }
 
 #[test]
+fn administrators_stand_beside_the_configuration_unless_it_says_otherwise() {
+    let service = |text: &str| parse(&format!("{SOUND}[service]\n{text}")).service;
+    assert_eq!(service("").users, Path::new("/etc/holdfast/users.toml"));
+    assert_eq!(service("users = \"/srv/users\"").users, Path::new("/srv/users"));
+    assert_eq!(service("").session, Duration::from_hours(12));
+    assert_eq!(service("session = \"30m\"").session, Duration::from_mins(30));
+    assert!(error_after("[service]\nsession = \"30s\"").contains("write a duration from 1m to 365d"));
+}
+
+#[test]
+fn older_interfaces_use_what_is_named_or_what_there_is_no_choice_of() {
+    let older = |text: &str| {
+        let older = parse(&format!("{SOUND}{text}")).older_interfaces;
+        (older.backup.unwrap_or_default(), older.repository.unwrap_or_default())
+    };
+    let expect = |backup: &str, repository: &str| (backup.to_owned(), repository.to_owned());
+    assert_eq!(older(""), expect("", ""));
+    assert_eq!(older("[copy.a]\n"), expect("", ""));
+    assert_eq!(older("[backup.full]\n"), expect("full", "main"));
+    assert_eq!(older("[backup.a]\n[backup.b]\n"), expect("", ""));
+    assert_eq!(older("[backup.a]\n[backup.b]\n[older_interfaces]\nbackup = \"b\"\n"), expect("b", "main"));
+    let two = "[repository.other]\nbinaries = \"/srv/other\"\n[backup.a]\nrepository = \"main\"\n\
+               [backup.b]\nrepository = \"other\"\n";
+    assert_eq!(older(two), expect("", ""));
+    assert_eq!(older(&format!("{two}[older_interfaces]\nrepository = \"other\"\n")), expect("b", "other"));
+}
+
+#[test]
+fn older_interfaces_that_cannot_be_are_shown_with_their_place() {
+    insta::assert_snapshot!(error_after("[backup.full]\n[older_interfaces]\nbackup = \"backup.full\"\n"), @r#"
+    /etc/holdfast/holdfast.toml:7:10: there is no [backup.backup.full]
+        7 | backup = "backup.full"
+          |          ^^^^^^^^^^^^^
+       way out: write the name alone: backup = "full"; known backups: full
+    "#);
+    insta::assert_snapshot!(error_after("[backup.full]\n[older_interfaces]\nrepository = \"mian\"\n"), @r#"
+    /etc/holdfast/holdfast.toml:7:14: there is no [repository.mian]
+        7 | repository = "mian"
+          |              ^^^^^^
+       way out: did you mean `main`? known repositories: main
+    "#);
+    let two = "[repository.other]\nbinaries = \"/srv/other\"\n[backup.a]\nrepository = \"main\"\n";
+    let text = format!("{two}[older_interfaces]\nbackup = \"a\"\nrepository = \"other\"\n");
+    insta::assert_snapshot!(error_after(&text), @r#"
+    /etc/holdfast/holdfast.toml:11:14: [backup.a] is of the repository `main`, not of `other`
+       11 | repository = "other"
+          |              ^^^^^^^
+       way out: take `repository` out, or name a backup of it
+    "#);
+    insta::assert_snapshot!(error_after("[older_interfaces]\nbackup = \"a\"\n"), @r#"
+    /etc/holdfast/holdfast.toml:6:10: there is no [backup.a]
+        6 | backup = "a"
+          |          ^^^
+       way out: known backups: none
+    "#);
+}
+
+#[test]
 fn relative_paths_begin_at_the_file() {
     let config = parse(
         r#"
@@ -271,13 +331,13 @@ fn unknown_keys_and_tables_are_shown_with_what_was_meant() {
     /etc/holdfast/holdfast.toml:5:2: unknown table `copi`
         5 | [copi.x]
           |  ^^^^
-       way out: did you mean `copy`? known tables: backup, copy, destination, repository, service
+       way out: did you mean `copy`? known tables: backup, copy, destination, older_interfaces, repository, service
     "#);
     insta::assert_snapshot!(error_after("[verify.weekly]\n"), @r#"
     /etc/holdfast/holdfast.toml:5:2: unknown table `verify`
         5 | [verify.weekly]
           |  ^^^^^^
-       way out: known tables: backup, copy, destination, repository, service
+       way out: known tables: backup, copy, destination, older_interfaces, repository, service
     "#);
     insta::assert_snapshot!(error("state_dir = \"/var/lib/holdfast\"\n"), @r#"
     /etc/holdfast/holdfast.toml:1:1: `state_dir` stands outside of all tables

@@ -225,7 +225,8 @@ impl Lab {
         work: impl AsyncFnOnce(&RunContext, Destination) -> anyhow::Result<Ended>,
     ) -> anyhow::Result<Run> {
         let report = Arc::new(Report::default());
-        let activation = Activation { job: job.to_owned(), kind, trigger: Trigger::Request, started_by: None };
+        let activation =
+            Activation { job: job.to_owned(), kind, trigger: Trigger::Request, started_by: None, url: None };
         let destination = self.destination(&report);
         let work = async |run: &RunContext| work(run, destination).await;
         self.runner.run(&activation, self.stop.clone(), report, work).await

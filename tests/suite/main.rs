@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "clippy knows only functions marked as tests; these are what they share")]
 #![allow(clippy::print_stderr, reason = "cargo shows it when the test fails or when asked")]
 
+mod access;
 mod architecture;
 mod backup;
 mod binary_store;
@@ -32,6 +33,8 @@ mod scheduler;
 mod seaweedfs;
 mod service_lab;
 mod story;
+mod synapse;
+mod synapse_walk;
 mod systemd;
 mod verify;
 mod zip;

@@ -10,6 +10,7 @@ use holdfast::jobs::catalogue::Restorable;
 use holdfast::jobs::context::{Clock, Ended, RunContext};
 use holdfast::jobs::restore::RestorePlan;
 use holdfast::ledger::{Ledger, StateLock};
+use holdfast::model::account::Accounts;
 use holdfast::model::run::{Kind, Run};
 use holdfast::service::Manager;
 use holdfast::service::access::Access;
@@ -20,7 +21,8 @@ use holdfast::service::http::{Certificate, Http, HttpSettings};
 use holdfast::service::reload::{Reload, Reloads};
 use holdfast::service::request::{JobOptions, Refusal, RestoreRequest, VerifyRequest};
 use holdfast::service::runner::Runner;
-use holdfast::service::site::{JobSpec, Points, Site, Work};
+use holdfast::service::site::{JobSpec, OlderInterfaces, Points, Site, Work};
+use holdfast::store::{ErrorKind, StoreError};
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
@@ -33,6 +35,9 @@ use super::openapi;
 /// Nothing in these tests takes this long unless it is broken.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
+/// The archive that a backup makes.
+pub(crate) const ARCHIVE: &str = "BackupDaemonJob7-4711.zip";
+
 /// A site whose runs last until the test lets them go, or they are cancelled.
 #[derive(Debug)]
 pub(crate) struct FakeSite {
@@ -41,6 +46,12 @@ pub(crate) struct FakeSite {
     /// What was performed, in order.
     pub(crate) performed: Mutex<Vec<String>>,
     pub(crate) at_once: usize,
+    /// Who may log in, or what is wrong with the file that says so.
+    pub(crate) accounts: Mutex<Result<Arc<Accounts>, String>>,
+    /// How long a login lasts.
+    pub(crate) session: Mutex<Duration>,
+    /// Why runs fail that would have ended.
+    pub(crate) failure: Mutex<Option<ErrorKind>>,
 }
 
 impl Default for FakeSite {
@@ -61,6 +72,9 @@ impl Default for FakeSite {
             points: Mutex::new(Points { found, ..Points::default() }),
             performed: Mutex::new(Vec::new()),
             at_once: 4,
+            accounts: Mutex::new(Ok(Arc::default())),
+            session: Mutex::new(Duration::from_hours(1)),
+            failure: Mutex::new(None),
         }
     }
 }
@@ -113,6 +127,28 @@ impl Site for FakeSite {
         if request.names.is_empty() { Err(Refusal::Invalid("`names` is empty".to_owned())) } else { Ok(()) }
     }
 
+    fn url(&self, work: &Work) -> Option<String> {
+        let Work::Restore(request) = work else { return None };
+        self.archive_url("disk", &request.from.to_string())
+    }
+
+    fn archive_url(&self, _destination: &str, name: &str) -> Option<String> {
+        Some(format!("http://s3/bucket/archives/{name}"))
+    }
+
+    fn older_interfaces(&self) -> Result<OlderInterfaces, Refusal> {
+        let (backup, destination, repository) = ("backup.full".to_owned(), "disk".to_owned(), "main".to_owned());
+        Ok(OlderInterfaces { backup, destination, repository })
+    }
+
+    fn accounts(&self) -> anyhow::Result<Arc<Accounts>> {
+        self.accounts.lock().unwrap().clone().map_err(anyhow::Error::msg)
+    }
+
+    fn session(&self) -> Duration {
+        *self.session.lock().unwrap()
+    }
+
     async fn perform(&self, run: &RunContext, work: &Work, _hurry: &CancellationToken) -> anyhow::Result<Ended> {
         let name = match work {
             Work::Job { name, options: JobOptions { full: true } } => format!("{name} full"),
@@ -129,7 +165,16 @@ impl Site for FakeSite {
             open = gate.wait_for(|open| *open) => drop(open),
         }
         run.go_on()?;
-        Ok(Ended { result: Some("20260101T000000Z-1".to_owned()), quarantine: None })
+        if let Some(kind) = *self.failure.lock().unwrap() {
+            return Err(StoreError::new(kind, "put `archives/x`", "Access Denied (AccessDenied)").into());
+        }
+        let (name, url) = match work {
+            Work::Job { name, .. } if name == "backup.full" => {
+                (ARCHIVE, Some(format!("http://s3/bucket/archives/{ARCHIVE}")))
+            }
+            _ => ("20260101T000000Z-1", None),
+        };
+        Ok(Ended { result: Some(name.to_owned()), url, quarantine: None })
     }
 
     async fn plan(&self, _run: &RunContext, request: &RestoreRequest) -> anyhow::Result<RestorePlan> {
@@ -199,9 +244,10 @@ impl ServiceLab {
         let http = Http::bind(settings).await.unwrap();
         let (addresses, certificate) = (http.addresses(), http.certificate());
         let (reloads, asked_to_reload) = Reloads::new();
+        let access = Access::open(&daemon).unwrap();
         let mut tasks = JoinSet::new();
         tasks.spawn(async move { engine.run(&NoManager, Duration::from_secs(30)).await });
-        let serving = http.serve(daemon.clone(), Access::default(), reloads, stop.clone());
+        let serving = http.serve(daemon.clone(), access, reloads, stop.clone());
         tasks.spawn(async move { serving.await.unwrap() });
         Self {
             directory,

@@ -9,8 +9,8 @@ use rustix::process::{Resource, geteuid, getrlimit};
 
 use super::Findings;
 use crate::cli::session::{ledger_to_read, lost_ledger};
-use crate::cli::text;
-use crate::config::Config;
+use crate::cli::{text, users};
+use crate::config::{Config, ConfigError};
 use crate::ledger::{InUse, Ledger, StateLock};
 
 /// A ledger of some million binaries with its log, and the scratch files of a run.
@@ -35,6 +35,28 @@ pub(super) fn configuration(findings: &mut Findings, config: &Config) {
     // Whoever may write it decides what is restored, and where to.
     if fs::metadata(&config.file).is_ok_and(|metadata| metadata.mode() & 0o002 != 0) {
         findings.warning("configuration", format!("everybody may write `{shown}`"), format!("chmod o-w {shown}"));
+    }
+}
+
+/// Who may start and stop things over HTTP.
+pub(super) fn administrators(findings: &mut Findings, config: &Config) {
+    let path = config.service.users.as_path();
+    match users::accounts(path) {
+        Ok(accounts) if accounts.is_empty() => {
+            findings.ok("administrators", "there are none; `holdfast passwd EMAIL` adds one, who may use HTTP");
+        }
+        Ok(accounts) => {
+            let count = accounts.all().count();
+            let plural = if count == 1 { "administrator" } else { "administrators" };
+            findings.ok("administrators", format!("{count} {plural} in `{}`", path.display()));
+        }
+        Err(error) => match error.downcast_ref::<ConfigError>() {
+            Some(error) => findings.error("administrators", error.to_string(), "until then nobody can log in"),
+            None => findings.failure("administrators", &error),
+        },
+    }
+    if let Some(complaint) = users::loose(path) {
+        findings.warning("administrators", complaint, "whoever can read it can guess passwords undisturbed");
     }
 }
 

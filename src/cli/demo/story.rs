@@ -192,7 +192,8 @@ impl<'a> Story<'a> {
     /// Does `work` to its end, as `holdfast run` does; whatever does not succeed ends the story.
     async fn run(&self, job: &str, kind: Kind, work: &Work) -> anyhow::Result<Run> {
         self.go_on()?;
-        let activation = Activation { job: job.to_owned(), kind, trigger: Trigger::Request, started_by: None };
+        let activation =
+            Activation { job: job.to_owned(), kind, trigger: Trigger::Request, started_by: None, url: None };
         let (report, stop, hurry) = (Arc::new(Report::default()), self.session.stop(), CancellationToken::new());
         let site = &self.session.site;
         let running = self

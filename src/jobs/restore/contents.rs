@@ -77,6 +77,14 @@ impl Contents {
         }
     }
 
+    /// Its size: that of the ZIP files, or of the binaries of a restore point.
+    pub fn size(&self) -> u64 {
+        match self {
+            Self::Point(point) => point.bytes,
+            Self::Archive(archive) => archive.volumes.iter().map(|volume| volume.bytes).fold(0, u64::saturating_add),
+        }
+    }
+
     /// Its documents.
     pub const fn documents(&self) -> &DocumentSet {
         match self {

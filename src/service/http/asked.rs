@@ -1,5 +1,6 @@
 //! What is asked, taken apart: nothing here has been believed yet but that it is HTTP.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use bytes::Bytes;
@@ -50,6 +51,16 @@ pub enum Peer {
     Socket,
     /// The network.
     Address(IpAddr),
+}
+
+/// As the journal names it.
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Control | Self::Socket => f.write_str("this machine"),
+            Self::Address(address) => address.to_canonical().fmt(f),
+        }
+    }
 }
 
 impl Caller {

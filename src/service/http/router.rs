@@ -73,11 +73,9 @@ pub fn routes() -> impl Iterator<Item = (&'static str, &'static str)> {
 /// The answer to whatever is asked.
 pub(super) async fn answer(http: &Context, asked: &Asked) -> Answer {
     let segments = asked.segments();
-    if synapse::ROUTES.iter().any(|(_, path)| matches(path, &segments)) {
-        let pace = if segments.first() == Some(&"auth") { Pace::Login } else { Pace::Quick };
-        if let Some(answer) = in_time(http.places(asked), pace, synapse::answer(http, asked)).await.transpose() {
-            return answer.unwrap_or_else(|refusal| refusal);
-        }
+    if let Some(call) = synapse::call(&segments) {
+        let answered = in_time(http.places(asked), call.pace(), synapse::answer(http, asked, call)).await;
+        return answered.unwrap_or_else(|refusal| refusal);
     }
     let of_path = |path: &&Route| matches(path.path, &segments);
     let Some(route) = ROUTES.iter().filter(of_path).find(|route| route.method == asked.method.as_str()) else {
@@ -102,7 +100,7 @@ async fn in_time<T>(places: &Places, pace: Pace, call: impl Future<Output = T>) 
 }
 
 /// A path that there is not, or one with other methods.
-fn no_such_call(methods: &[&'static str]) -> Answer {
+pub(super) fn no_such_call(methods: &[&'static str]) -> Answer {
     if methods.is_empty() {
         return Answer::reason(StatusCode::NOT_FOUND, "there is no such call: `GET /openapi.json` lists all of them");
     }
