@@ -124,18 +124,28 @@ impl Access {
     /// Logs an administrator in.
     pub async fn login(&self, email: &str, password: &str, from: Peer) -> Result<Login, LoginRefusal> {
         let attempt = self.throttle().begin(from, email, Instant::now()).map_err(LoginRefusal::Slowed)?;
-        let accounts = self.accounts().await.map_err(LoginRefusal::Internal)?;
-        if accounts.is_empty() {
-            self.throttle().forgive(&attempt);
-            return Err(LoginRefusal::Nobody);
+        let checked = self.look_up(email, password).await;
+        if checked.is_err() {
+            self.throttle().retract(&attempt);
         }
-        let Some(account) = self.check(&accounts, email, password).await? else {
+        let Some(account) = checked? else {
             let shown: String = email.chars().take(SHOWN_EMAIL).flat_map(char::escape_debug).collect();
             say(Level::Warning, format_args!("a login as `{shown}` from {from} failed"));
             return Err(LoginRefusal::Wrong);
         };
         self.throttle().forgive(&attempt);
-        self.begin(account).await.map_err(LoginRefusal::Internal)
+        let login = self.begin(account).await.map_err(LoginRefusal::Internal)?;
+        say(Level::Info, format_args!("{} logged in from {from}", login.email));
+        Ok(login)
+    }
+
+    /// The account with that address and password, if there is one.
+    async fn look_up(&self, email: &str, password: &str) -> Result<Option<Account>, LoginRefusal> {
+        let accounts = self.accounts().await.map_err(LoginRefusal::Internal)?;
+        if accounts.is_empty() {
+            return Err(LoginRefusal::Nobody);
+        }
+        self.check(&accounts, email, password).await
     }
 
     /// The account, if that is its password. One that does not exist takes as long.

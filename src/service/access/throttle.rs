@@ -93,6 +93,14 @@ impl Throttle {
         Ok(Attempt { place, email })
     }
 
+    /// It was no try after all: nobody looked at the password.
+    pub(super) fn retract(&mut self, attempt: &Attempt) {
+        let counts = [self.places.get_mut(&attempt.place), self.emails.get_mut(&attempt.email)];
+        for failures in counts.into_iter().flatten() {
+            failures.count = failures.count.saturating_sub(1);
+        }
+    }
+
     /// It did not fail: what failed before it was slips of the fingers.
     pub(super) fn forgive(&mut self, attempt: &Attempt) {
         self.places.remove(&attempt.place);
@@ -191,6 +199,20 @@ mod tests {
             throttle.begin(peer("10.0.0.1"), "c@d", start).unwrap();
         }
         assert!(throttle.begin(peer("::ffff:10.0.0.1"), "c@d", start).is_err());
+    }
+
+    #[test]
+    fn what_nobody_looked_at_counts_for_nothing_and_makes_up_for_nothing() {
+        let (mut throttle, start) = (Throttle::default(), Instant::now());
+        for _ in 0..4 {
+            throttle.begin(peer("10.0.0.1"), "a@b", start).unwrap();
+        }
+        for _ in 0..9 {
+            let attempt = throttle.begin(peer("10.0.0.1"), "a@b", start).unwrap();
+            throttle.retract(&attempt);
+        }
+        assert!(throttle.begin(peer("10.0.0.1"), "a@b", start).is_ok());
+        assert!(throttle.begin(peer("10.0.0.1"), "a@b", start).is_err());
     }
 
     #[test]
