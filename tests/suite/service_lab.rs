@@ -99,6 +99,7 @@ impl Site for FakeSite {
             kind,
             repository: "main".to_owned(),
             destination: "disk".to_owned(),
+            timing: None,
         };
         vec![job("copy.binaries", Kind::Copy), job("backup.full", Kind::Backup)]
     }
