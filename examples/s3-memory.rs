@@ -8,6 +8,11 @@
 #[path = "../tests/suite/s3_memory.rs"]
 mod s3_memory;
 
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::time::SystemTime;
+use std::time::UNIX_EPOCH;
+
 use anyhow::Context;
 use clap::Parser;
 use serde_json::Map;
@@ -39,6 +44,9 @@ struct Arguments {
     /// Believe the checksums that bodies come with
     #[arg(long)]
     no_verify: bool,
+    /// Write a line for every object that was put: seconds since 1970, and the key
+    #[arg(long, value_name = "FILE")]
+    puts: Option<PathBuf>,
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -58,6 +66,17 @@ async fn main() -> anyhow::Result<()> {
         drop_bodies: arguments.drop_bodies,
         ..Options::default()
     });
+    if let Some(path) = arguments.puts {
+        let file = std::fs::File::create(&path).with_context(|| format!("create `{}`", path.display()))?;
+        server.on_answer(move |operation, key| {
+            #[expect(clippy::disallowed_methods, reason = "this is what is measured")]
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            if operation == "PutObject" {
+                // A line that is missing shows in the count.
+                drop((&file).write_all(format!("{:.6} {key}\n", now.as_secs_f64()).as_bytes()));
+            }
+        });
+    }
     println!("listening on {} with bucket {}", server.endpoint(), server.bucket());
     tokio::select! {
         _ = terminate.recv() => {}

@@ -53,6 +53,10 @@ const DEFAULT_SETTLE: Duration = Duration::from_secs(2);
 const MAX_SETTLE: Duration = Duration::from_hours(1);
 /// A run starts when its schedule says so, unless there is a reason for it not to.
 const DEFAULT_JITTER: Duration = Duration::ZERO;
+/// Watching costs memory with every directory of the store, so a site says that it wants it.
+const DEFAULT_WATCH: bool = false;
+/// Some hundred restore points a day, each a small list; what is new is at the destination long before.
+const DEFAULT_POINT_EVERY: Duration = Duration::from_mins(5);
 /// Small enough to be sent once more after a broken line, large enough that most backups are one volume.
 const DEFAULT_VOLUME: u64 = 10 << 30;
 /// Below, an archive falls into thousands of objects; above, it could need more than the 10,000 parts that S3 gives an
@@ -215,6 +219,10 @@ pub struct CopyJob {
     pub settle: Duration,
     /// When it runs by itself; none if only when it is asked for.
     pub timing: Option<Timing>,
+    /// Whether new binaries are copied as they appear.
+    pub watch: bool,
+    /// How long lies between two restore points while new binaries keep coming.
+    pub point_every: Duration,
 }
 
 /// `[backup.NAME]`.

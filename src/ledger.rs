@@ -6,6 +6,7 @@
 mod archives;
 mod index;
 mod lock;
+mod pending;
 mod runs;
 mod schema;
 mod scratch;
@@ -22,6 +23,7 @@ use rusqlite::{Connection, OpenFlags};
 pub use archives::{ArchiveUnderWay, VolumeWritten};
 pub use index::{Change, ChangeTotals, DestinationId, OpenUpload, Repaired, Series, SeriesId};
 pub use lock::{InUse, StateLock};
+pub use pending::{Backlog, Pending, Taking, Watermark};
 pub use scratch::{Listed, Scratch};
 pub use sessions::Session;
 
@@ -33,6 +35,7 @@ pub const FILE: &str = "ledger.db";
 pub struct Ledger {
     connection: Mutex<Connection>,
     directory: PathBuf,
+    desks: pending::Desks,
 }
 
 /// What became of a ledger that could not be read.
@@ -82,7 +85,7 @@ impl Ledger {
     }
 
     fn new(connection: Connection, directory: PathBuf) -> Self {
-        Self { connection: Mutex::new(connection), directory }
+        Self { connection: Mutex::new(connection), directory, desks: pending::Desks::default() }
     }
 
     /// A sorted set on disk for one run's work, below the state directory.

@@ -20,6 +20,7 @@ mod socket;
 pub mod status;
 pub mod systemd;
 mod timetable;
+pub mod watcher;
 mod words;
 
 pub use dispatcher::Manager;

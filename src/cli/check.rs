@@ -105,6 +105,7 @@ pub(super) async fn check(file: &Path, arguments: &Arguments) -> anyhow::Result<
     machine::administrators(&mut findings, &config);
     machine::limits(&mut findings, &config);
     schedules::check(&mut findings, &config, SystemClock.now());
+    machine::watches(&mut findings, &config);
     for repository in config.repositories.values() {
         repositories::check(&mut findings, repository);
     }

@@ -9,7 +9,7 @@ use crate::cli::session::Session;
 use crate::config::{Config, Job};
 use crate::model::run::Kind;
 use crate::service::request::JobOptions;
-use crate::service::site::Work;
+use crate::service::site::{Scope, Work};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -41,6 +41,6 @@ pub(super) async fn run(config: Arc<Config>, arguments: &Arguments) -> anyhow::R
         return remote.follow(Asked::Job { name, options }, output).await;
     }
     let session = Session::open(&config, &format!("run {job}"))?;
-    let work = Work::Job { name: name.clone(), options };
+    let work = Work::Job { name: name.clone(), options, scope: Scope::Everything };
     foreground::run(&session, &name, kind, output, &work).await
 }

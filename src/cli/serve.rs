@@ -22,6 +22,7 @@ use crate::service::parts::Parts;
 use crate::service::reload::Reloads;
 use crate::service::scheduler;
 use crate::service::systemd::Systemd;
+use crate::service::watcher;
 use reload::Reloader;
 
 /// Runs until it is told to stop, or until a part of it ends that should not.
@@ -40,6 +41,7 @@ pub(super) async fn serve(file: &Path) -> anyhow::Result<Exit> {
     parts.add("read the configuration again", reloader.serve(close.clone()));
     parts.add("serve HTTP", listening.serve(daemon.clone(), Access::open(&daemon)?, reloads, close.clone()));
     parts.add("follow the schedules", scheduler::run(daemon.clone(), close.clone()));
+    parts.add("watch the stores", watcher::run(daemon.clone(), stop.clone()));
 
     let mut engine = {
         let mut task = JoinSet::new();
@@ -49,6 +51,7 @@ pub(super) async fn serve(file: &Path) -> anyhow::Result<Exit> {
     Systemd.ready();
     say(Level::Info, format_args!("ready: {} jobs of `{}`", config.jobs().count(), config.file.display()));
     let failure = tokio::select! {
+        biased;
         () = stop.cancelled() => None,
         Some(ended) = engine.join_next() => ended.err().map(|panic| anyhow!(panic).context("start and end runs")),
         error = parts.failed() => Some(error),

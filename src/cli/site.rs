@@ -16,7 +16,8 @@ use crate::config::{self, Config, Job, Repository};
 use crate::jobs::backup::{BackupOrder, backup};
 use crate::jobs::catalogue::{self, RestorableName};
 use crate::jobs::context::{Destination, Ended, Report, RunContext};
-use crate::jobs::copy::{CopyOrder, copy};
+use crate::jobs::copy::CopyOrder;
+use crate::jobs::copy::pending::{Following, copy_all, copy_pending};
 use crate::jobs::restore::{RestoreOrder, RestorePlan, plan, restore};
 use crate::jobs::source::RepositorySource;
 use crate::jobs::verify::{Depth, VerifyOrder, verify};
@@ -25,7 +26,7 @@ use crate::model::account::Accounts;
 use crate::model::run::Kind;
 use crate::repository::binaries::BinaryStore;
 use crate::service::request::{JobOptions, Refusal, RestoreRequest, VerifyRequest};
-use crate::service::site::{JobSpec, OlderInterfaces, Points, Site, Work};
+use crate::service::site::{JobSpec, OlderInterfaces, Points, Scope, Site, WatchedStore, Work};
 
 /// The configuration, as the site of the work.
 #[derive(Clone, Debug)]
@@ -44,7 +45,14 @@ impl ConfiguredSite {
         &self.config
     }
 
-    async fn run_job(&self, run: &RunContext, name: &str, options: JobOptions) -> anyhow::Result<Ended> {
+    async fn run_job(
+        &self,
+        run: &RunContext,
+        name: &str,
+        options: JobOptions,
+        scope: Scope,
+        hurry: &CancellationToken,
+    ) -> anyhow::Result<Ended> {
         let job = self.config.job(name)?;
         let source = source(repository(&self.config, job.repository())?);
         let destination = open(&self.config, job.destination(), Purpose::Write, run).await?;
@@ -52,7 +60,11 @@ impl ConfiguredSite {
             Job::Copy(job) => {
                 let (parallel, settle) = (job.parallel, job.settle);
                 let order = CopyOrder { source, destination, parallel, settle, full: options.full };
-                Box::pin(copy(run, &order)).await
+                if scope == Scope::Everything || options.full {
+                    return Box::pin(copy_all(run, &order, name)).await;
+                }
+                let (name, point_every, hurry) = (name.to_owned(), job.point_every, hurry.clone());
+                Box::pin(copy_pending(run, &order, &Following { job: name, point_every, hurry })).await
             }
             Job::Backup(job) => {
                 let (name, volume_bytes, settle) = (name.to_owned(), job.volume_bytes, job.settle);
@@ -148,6 +160,21 @@ impl Site for ConfiguredSite {
         self.config.jobs().map(spec).collect()
     }
 
+    fn watched(&self) -> Vec<WatchedStore> {
+        let of = |repository: &Repository| WatchedStore {
+            binaries: BinaryStore::at(&repository.binaries, &repository.layout),
+            jobs: self
+                .config
+                .copies
+                .values()
+                .filter(|job| job.watch && job.repository == repository.name)
+                .map(|job| Job::Copy(job).to_string())
+                .collect(),
+        };
+        let stores = self.config.repositories.values().map(of);
+        stores.filter(|store| !store.jobs.is_empty()).collect()
+    }
+
     fn runs_at_once(&self) -> usize {
         self.config.service.runs_at_once
     }
@@ -238,9 +265,9 @@ impl Site for ConfiguredSite {
         self.config.service.session
     }
 
-    async fn perform(&self, run: &RunContext, work: &Work, _hurry: &CancellationToken) -> anyhow::Result<Ended> {
+    async fn perform(&self, run: &RunContext, work: &Work, hurry: &CancellationToken) -> anyhow::Result<Ended> {
         match work {
-            Work::Job { name, options } => self.run_job(run, name, *options).await,
+            Work::Job { name, options, scope } => self.run_job(run, name, *options, *scope, hurry).await,
             Work::Restore(request) => self.restore(run, request).await,
             Work::Verify(request) => self.verify(run, request).await,
         }

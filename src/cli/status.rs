@@ -8,7 +8,8 @@ use crate::cli::table::{Align, Table};
 use crate::cli::{terminal, text};
 use crate::config::Config;
 use crate::model::run::{Outcome, Run};
-use crate::service::status::{JobStatus, Status};
+use crate::service::status::{JobStatus, Status, WatchStatus};
+use crate::service::watcher::WatchState;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -70,11 +71,30 @@ fn jobs(jobs: &[JobStatus]) -> Table {
             last.map_or_else(dash, |run| text::time(run.started)),
             last.and_then(|run| run.outcome).map_or("-", Outcome::as_str).to_owned(),
         ]);
+        if let Some(watch) = &job.watch {
+            table.below(&watching(watch));
+        }
         if let Some(error) = last.and_then(|run| run.error.as_ref()) {
             table.below(error);
         }
     }
     table
+}
+
+fn watching(watch: &WatchStatus) -> String {
+    let how = match (watch.state, watch.directories) {
+        (WatchState::SettingUp, _) => "watches are being set".to_owned(),
+        (WatchState::Watching, Some(directories)) => format!("watching {} directories", text::count(directories)),
+        (WatchState::Watching, None) => "watching".to_owned(),
+        (WatchState::BySchedule, _) => "not watched".to_owned(),
+    };
+    let why = watch.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+    let scan = if watch.scan_needed { "; everything is to be looked at" } else { "" };
+    let pending = match watch.pending {
+        0 => String::new(),
+        pending => format!("; {} pending, the first for {:.1} s", text::binaries(pending), watch.lag_s),
+    };
+    format!("{how}{why}{scan}{pending}")
 }
 
 fn doing(run: &Run) -> String {

@@ -13,9 +13,9 @@ use super::timing::Jitter;
 use super::value::{Text, Url};
 use super::{
     BackupJob, Config, ConfigError, CopyJob, Credentials, DEFAULT_GRACE, DEFAULT_HISTORY, DEFAULT_JITTER,
-    DEFAULT_LISTEN, DEFAULT_PARALLEL, DEFAULT_REGION, DEFAULT_RUNS_AT_ONCE, DEFAULT_SESSION, DEFAULT_SETTLE,
-    DEFAULT_STATE_DIR, DEFAULT_USERS, DEFAULT_VOLUME, Destination, DocumentSource, OlderInterfaces, Place, Repository,
-    S3Place, Service, Tls,
+    DEFAULT_LISTEN, DEFAULT_PARALLEL, DEFAULT_POINT_EVERY, DEFAULT_REGION, DEFAULT_RUNS_AT_ONCE, DEFAULT_SESSION,
+    DEFAULT_SETTLE, DEFAULT_STATE_DIR, DEFAULT_USERS, DEFAULT_VOLUME, DEFAULT_WATCH, Destination, DocumentSource,
+    OlderInterfaces, Place, Repository, S3Place, Service, Tls,
 };
 use crate::model::address::Address;
 use crate::model::cron::CronExpression;
@@ -94,6 +94,8 @@ impl Check<'_> {
                 timing: self.timing(&["copy", &name], table.schedule, table.timezone, table.jitter),
                 parallel: table.parallel.map_or(DEFAULT_PARALLEL, |number| number.0),
                 settle: table.settle.map_or(DEFAULT_SETTLE, |settle| settle.0.0),
+                watch: table.watch.unwrap_or(DEFAULT_WATCH),
+                point_every: table.point_every.map_or(DEFAULT_POINT_EVERY, |every| every.0.0),
                 name: name.clone(),
             };
             copies.insert(name, job);

@@ -11,7 +11,7 @@ use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor}
 use super::error::did_you_mean;
 use super::timing::Jitter;
 use super::value::{
-    Account, Complaint, Endpoint, FromText as _, HOUR, Host, Period, Settle, Sse, StorageClass, Text, Url, Volume,
+    Account, Complaint, DAY, Endpoint, FromText as _, HOUR, Host, Period, Settle, Sse, StorageClass, Text, Url, Volume,
     Whole, YEAR, sound,
 };
 use crate::model::address::Address;
@@ -126,6 +126,8 @@ pub(super) struct CopyTable {
     pub(super) schedule: Option<Text<CronExpression>>,
     pub(super) timezone: Option<Text<TimeZone>>,
     pub(super) jitter: Option<Text<Jitter>>,
+    pub(super) watch: Option<bool>,
+    pub(super) point_every: Option<Text<Period<1, DAY>>>,
 }
 
 #[derive(serde::Deserialize)]

@@ -370,8 +370,10 @@ impl FromText for Settle {
 
 /// The seconds of an hour.
 pub(super) const HOUR: u64 = 3_600;
+/// The seconds of a day.
+pub(super) const DAY: u64 = 24 * HOUR;
 /// The seconds of a year.
-pub(super) const YEAR: u64 = 365 * 24 * HOUR;
+pub(super) const YEAR: u64 = 365 * DAY;
 
 /// A length of time between two others, in seconds; a day is 24 hours.
 pub(super) struct Period<const MIN: u64, const MAX: u64>(pub(super) Duration);

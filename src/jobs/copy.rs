@@ -3,37 +3,38 @@
 //! Documents are read first, then the store is walked; what the last restore point has is passed over by its name
 //! alone. Everything sent is recorded in the ledger as it is answered, and the restore point is written last.
 
+mod dispatch;
+pub mod pending;
+mod scan;
+
 use std::time::Duration;
 
 use anyhow::bail;
 use bytes::Bytes;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 
-use super::context::{Cancelled, Destination, Ended, RunContext};
+use self::dispatch::{Dispatch, record};
+use self::scan::Scan;
+use super::context::{Destination, Ended, RunContext};
 use super::cursor::Cursor;
 use super::learn::{learn_objects, learn_point};
 use super::list::write_lists;
-use super::send::{Sender, Sent};
+use super::send::{Patience, Sender};
 use super::sidecars::{SidecarRecorder, Suspects};
-use super::source::{self, Head, RepositorySource};
+use super::source::{self, Head, RepositorySource, Reread};
 use super::upload::{put_once, sweep_uploads};
-use crate::ledger::{Change, DestinationId, Series, SeriesId};
+use crate::ledger::Series;
 use crate::model::digest::Digest;
 use crate::model::key::Key;
 use crate::model::point::{FORMAT, PointManifest, PointName};
-use crate::repository::walk::{Beside, Found, Walk};
+use crate::repository::walk::Beside;
 
 /// How many binaries wait to be sent.
 const CANDIDATES_AHEAD: usize = 256;
 /// How many answers wait to be recorded, and how many are recorded in one transaction.
 const CHANGES_AHEAD: usize = 512;
-/// How long the ledger waits for more before it writes: a kill may lose the record of what was sent in that time.
-const GATHER: Duration = Duration::from_millis(50);
 /// After a cut run, how many binaries are looked for before they are sent: more than can be sent and unrecorded.
 const LOOKED_FOR: usize = 2 * CHANGES_AHEAD + CANDIDATES_AHEAD + 256;
-/// How many threads walk the store.
-const WALKERS: usize = 2;
 
 /// What a copy is to do.
 #[derive(Clone, Debug)]
@@ -56,11 +57,12 @@ pub async fn copy(run: &RunContext, order: &CopyOrder) -> anyhow::Result<Ended> 
     source.open()?;
     let series = prepare(run, order).await?;
     let name = PointName::new(run.started, run.id);
-    let head = source::read_head(run, source, &order.destination, &name, &series).await?;
+    let head = source::read_head(run, source, &order.destination, &name, &series, Reread::IfIncomplete).await?;
     let beside = bring_binaries(run, order, &series).await?;
     let head = source::read_records(run, source, &order.destination, &name, &series, head, &beside.records).await?;
     run.go_on()?;
-    finish(run, order, series, name, head).await
+    let complete = !run.report.is_partial();
+    finish(run, order, series, name, head, complete).await
 }
 
 /// Opens the series of restore points, having learned what is at the destination if that is not known.
@@ -113,7 +115,7 @@ async fn bring_binaries(run: &RunContext, order: &CopyOrder, series: &Series) ->
         run.blocking(move |run| scan.run(run, &store))
     };
     let looks = if series.under_way { LOOKED_FOR } else { 0 };
-    let sender = Sender::new(run, &order.destination, &store, order.settle, looks);
+    let sender = Sender::new(run, &order.destination, &store, Patience::Settle(order.settle), looks);
     let dispatch = Dispatch { order, sender, suspects: &suspects };
     let recorded = record(run, &order.destination, series, changes);
     let (scanned, sent, recorded) = tokio::join!(scanned, dispatch.run(run, candidates, changes_to), recorded);
@@ -125,180 +127,6 @@ async fn bring_binaries(run: &RunContext, order: &CopyOrder, series: &Series) ->
     refuse_implausible(run, order, series, &beside)?;
     source::report_foreign(run, &beside);
     Ok(beside)
-}
-
-/// A binary that the last restore point does not have, and its size at the destination where the index knows it.
-type Candidate = (Digest, Option<u64>);
-
-/// The walk, merged with what the last restore point has.
-struct Scan {
-    destination: DestinationId,
-    series: SeriesId,
-    candidates: mpsc::Sender<Candidate>,
-    changes: mpsc::Sender<Change>,
-}
-
-impl Scan {
-    fn run(self, run: &RunContext, store: &crate::repository::binaries::BinaryStore) -> anyhow::Result<Beside> {
-        let root = source::store_name(store);
-        let series = self.series;
-        let mut members =
-            Cursor::new(|after: Option<&Digest>| run.ledger.unchanged_members_after(series, after), |member| member.0);
-        let mut sidecars =
-            Cursor::new(|after: Option<&Digest>| run.ledger.sidecars_after(&root, after), |digest| *digest);
-        let mut walk = Walk::begin(store, WALKERS)?;
-        for found in &mut walk {
-            run.go_on()?;
-            match found {
-                Found::Binaries(batch) => {
-                    let mut known_sidecars = 0;
-                    for digest in &batch {
-                        while let Some((gone, _)) = members.take_if(|member| member.0 < *digest)? {
-                            self.gone(run, gone)?;
-                        }
-                        if members.take_if(|member| member.0 == *digest)?.is_some() {
-                            continue;
-                        }
-                        while sidecars.take_if(|sidecar| sidecar < digest)?.is_some() {}
-                        if sidecars.take_if(|sidecar| sidecar == digest)?.is_some() {
-                            known_sidecars += 1;
-                            continue;
-                        }
-                        // Asked here, where waiting for the ledger's writer holds up nobody else.
-                        let indexed = run.ledger.object(self.destination, digest)?;
-                        self.candidates.blocking_send((*digest, indexed)).map_err(|_| Cancelled)?;
-                    }
-                    let examined = batch.len() as u64;
-                    run.report.count(|counts| {
-                        counts.examined += examined;
-                        counts.sidecars += known_sidecars;
-                    });
-                    run.report.advance(examined);
-                }
-                Found::Unreadable { digits, path, cause } => {
-                    run.report.count(|counts| counts.failed += 1);
-                    run.report.problem("unreadable", path.display().to_string(), format!("read directory: {cause}"));
-                    let text = |digest: &Digest| digest.to_string();
-                    while let Some((gone, _)) = members.take_if(|member| text(&member.0) < digits)? {
-                        self.gone(run, gone)?;
-                    }
-                    // What cannot be seen is not gone.
-                    while members.take_if(|member| text(&member.0).starts_with(&digits))?.is_some() {}
-                }
-            }
-        }
-        while let Some((gone, _)) = members.take()? {
-            self.gone(run, gone)?;
-        }
-        Ok(walk.beside())
-    }
-
-    fn gone(&self, run: &RunContext, digest: Digest) -> anyhow::Result<()> {
-        run.report.count(|counts| counts.removed += 1);
-        Ok(self.changes.blocking_send(Change::Removed(digest)).map_err(|_| Cancelled)?)
-    }
-}
-
-/// Sends candidates, as many at once as the order says.
-struct Dispatch<'a> {
-    order: &'a CopyOrder,
-    sender: Sender,
-    suspects: &'a Suspects,
-}
-
-impl Dispatch<'_> {
-    async fn run(
-        &self,
-        run: &RunContext,
-        mut candidates: mpsc::Receiver<Candidate>,
-        changes: mpsc::Sender<Change>,
-    ) -> anyhow::Result<()> {
-        let mut tasks = JoinSet::new();
-        while let Some((digest, indexed)) = candidates.recv().await
-            && !run.stop.is_cancelled()
-        {
-            let sender = self.sender.clone();
-            tasks.spawn(async move { anyhow::Ok((digest, sender.send(digest, indexed).await?)) });
-            while tasks.len() >= self.order.parallel {
-                self.take(run, tasks.join_next().await.expect("tasks are under way"), &changes).await?;
-            }
-        }
-        drop(candidates);
-        while let Some(ended) = tasks.join_next().await {
-            self.take(run, ended, &changes).await?;
-        }
-        run.go_on()
-    }
-
-    async fn take(
-        &self,
-        run: &RunContext,
-        ended: Result<anyhow::Result<(Digest, Sent)>, tokio::task::JoinError>,
-        changes: &mpsc::Sender<Change>,
-    ) -> anyhow::Result<()> {
-        let (digest, sent) = match ended? {
-            Ok(sent) => sent,
-            // One that stops must not cut off the others, whose answers are waited for and recorded.
-            Err(_) if run.stop.is_cancelled() => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        let change = |bytes, new_object| Change::Added { digest, bytes, new_object };
-        match sent {
-            Sent::Stored { bytes } => {
-                run.report.count(|counts| {
-                    counts.copied += 1;
-                    counts.bytes += bytes;
-                });
-                changes.send(change(bytes, true)).await.map_err(|_| Cancelled)?;
-            }
-            Sent::Present { bytes } => {
-                run.report.count(|counts| counts.skipped += 1);
-                changes.send(change(bytes, true)).await.map_err(|_| Cancelled)?;
-            }
-            Sent::Suspect { bytes, small } => self.suspects.add(digest, bytes, small.as_deref())?,
-            Sent::Vanished => run.report.count(|counts| counts.vanished += 1),
-            Sent::Unreadable(error) => {
-                self.suspects.add_unread(digest)?;
-                run.report.count(|counts| counts.failed += 1);
-                run.report.problem("unreadable", digest.to_string(), format!("read binary: {error}"));
-            }
-            Sent::Refused(message) => {
-                self.suspects.add_unread(digest)?;
-                run.report.count(|counts| counts.failed += 1);
-                run.report.problem("refused", digest.to_string(), message);
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Records what was found out, many at a time, until everybody who could find out more is done.
-async fn record(
-    run: &RunContext,
-    destination: &Destination,
-    series: &Series,
-    mut changes: mpsc::Receiver<Change>,
-) -> anyhow::Result<()> {
-    let mut batch = Vec::with_capacity(CHANGES_AHEAD);
-    while changes.recv_many(&mut batch, CHANGES_AHEAD).await > 0 {
-        if batch.len() < CHANGES_AHEAD / 2 && !changes.is_closed() {
-            run.clock.sleep(GATHER).await;
-            while batch.len() < CHANGES_AHEAD
-                && let Ok(change) = changes.try_recv()
-            {
-                batch.push(change);
-            }
-        }
-        let (destination, series) = (destination.id, series.id);
-        batch = run
-            .blocking(move |run| {
-                run.ledger.record_changes(destination, series, &batch)?;
-                batch.clear();
-                Ok(batch)
-            })
-            .await?;
-    }
-    Ok(())
 }
 
 /// Tells sidecars from damage, now that all names are known.
@@ -367,10 +195,10 @@ async fn finish(
     series: Series,
     name: PointName,
     head: Head,
+    complete: bool,
 ) -> anyhow::Result<Ended> {
     let (id, last) = (series.id, series.last);
     let totals = run.blocking(move |run| run.ledger.count_changes(id)).await?;
-    let complete = !run.report.is_partial();
     let same = last.as_ref().is_some_and(|last| {
         totals.lines == 0
             && last.documents == head.documents

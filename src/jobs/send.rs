@@ -49,13 +49,22 @@ pub enum Sent {
     Refused(String),
 }
 
+/// What is done about a file whose content is not its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// It is read a second time once it has been unchanged for this long.
+    Settle(Duration),
+    /// It is left for later: who wrote to it last is not known to be done.
+    Later,
+}
+
 /// Sends the binaries of a store; shared by the tasks that do so.
 #[derive(Clone, Debug)]
 pub struct Sender {
     run: RunContext,
     destination: Destination,
     store: BinaryStore,
-    quiet: Duration,
+    patience: Patience,
     looks: Arc<AtomicUsize>,
     budget: Arc<Semaphore>,
     readers: Arc<Semaphore>,
@@ -69,20 +78,20 @@ enum Read {
 }
 
 impl Sender {
-    /// For one run; `quiet` is how long a file must be unchanged before it is read a second time. The first `looks`
-    /// binaries that the index does not have may be at the destination all the same: they are looked for there.
+    /// For one run. The first `looks` binaries that the index does not have may be at the destination all the same:
+    /// they are looked for there.
     pub fn new(
         run: &RunContext,
         destination: &Destination,
         store: &BinaryStore,
-        quiet: Duration,
+        patience: Patience,
         looks: usize,
     ) -> Self {
         Self {
             run: run.clone(),
             destination: destination.clone(),
             store: store.clone(),
-            quiet,
+            patience,
             looks: Arc::new(AtomicUsize::new(looks)),
             budget: Arc::new(Semaphore::new(HELD_BYTES / 1024)),
             readers: Arc::new(Semaphore::new(READERS)),
@@ -127,10 +136,11 @@ impl Sender {
                     None => Sent::Suspect { bytes, small: None },
                 },
             };
+            let Patience::Settle(quiet) = self.patience else { return Ok(other) };
             if settled {
                 return Ok(other);
             }
-            if let Err(error) = settle(&self.run, &self.store, &digest, self.quiet).await {
+            if let Err(error) = settle(&self.run, &self.store, &digest, quiet).await {
                 return Ok(unread(error));
             }
         }
@@ -197,7 +207,8 @@ impl Sender {
         bytes: u64,
         check_first: bool,
     ) -> anyhow::Result<Option<Sent>> {
-        if check_first {
+        // One that may still be written to would be sent in vain, and not only once.
+        if check_first || self.patience == Patience::Later {
             match self.check(digest).await? {
                 Ok(true) => {}
                 Ok(false) => return Ok(None),

@@ -76,6 +76,12 @@ impl Suspects {
         Ok(())
     }
 
+    /// Calls `visit` with each that no binary has explained and whose content is a mime type: no binary, whosever it is.
+    pub fn each_mime_type(&self, mut visit: impl FnMut(&Digest) -> anyhow::Result<()>) -> anyhow::Result<()> {
+        let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        found.files.each(|file| if file.mark == MIME_TYPE { visit(&file.digest) } else { Ok(()) })
+    }
+
     /// Counts those that no binary explains: orphaned sidecars, and damage, which is named.
     pub fn report_rest(&self, run: &RunContext) -> anyhow::Result<()> {
         let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);

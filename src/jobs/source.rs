@@ -113,6 +113,15 @@ fn take_report(run: &RunContext, report: &DocumentReport) {
     }
 }
 
+/// When documents are read that look as they did at the last restore point.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reread {
+    /// If something was left out of that: damage is named by every run that looks at everything.
+    IfIncomplete,
+    /// Never.
+    Never,
+}
+
 /// Brings the documents to the directory of a new point, unless they are those of the last one.
 pub async fn read_head(
     run: &RunContext,
@@ -120,6 +129,7 @@ pub async fn read_head(
     destination: &Destination,
     point: &PointName,
     series: &Series,
+    reread: Reread,
 ) -> anyhow::Result<Head> {
     let Some(directory) = &source.documents else { return Ok(Head::default()) };
     let directory = DocumentDirectory::new(directory.clone());
@@ -129,9 +139,7 @@ pub async fn read_head(
     };
     if let Some(last) = &series.last
         && series.documents.as_deref() == Some(&fingerprint)
-        // Damage is named by every run, so it is read again.
-        && last.documents.damaged.is_none()
-        && last.complete
+        && (reread == Reread::Never || last.documents.damaged.is_none() && last.complete)
     {
         return Ok(Head { documents: last.documents.clone(), fingerprint: Some(fingerprint), records: Vec::new() });
     }

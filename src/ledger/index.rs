@@ -70,6 +70,8 @@ pub enum Change {
     },
     /// It is in the last restore point and no longer in the repository.
     Removed(Digest),
+    /// What was pending under this number has been dealt with.
+    Settled(i64),
 }
 
 /// How a listing differed from the index.
@@ -242,6 +244,22 @@ impl Ledger {
         Ok(record().context("record that a copy begins")? as u64)
     }
 
+    /// A copy of what is pending begins, if the last copy ended and what it left is known; says whether.
+    pub fn begin_pending_copy(&self, series: SeriesId) -> anyhow::Result<bool> {
+        let mut connection = self.connection();
+        let mut record = || -> rusqlite::Result<bool> {
+            let transaction = connection.transaction()?;
+            let begun = transaction.execute(
+                "UPDATE series SET under_way = 1 WHERE id = ? AND under_way = 0 AND last IS NOT NULL",
+                [series],
+            )?;
+            transaction.execute("DELETE FROM changes WHERE series = ?", [series])?;
+            transaction.commit()?;
+            Ok(begun > 0)
+        };
+        record().context("record that a copy begins")
+    }
+
     /// The copy ended without a new restore point, having recorded everything it sent. The fingerprint is that of
     /// the documents, which are those of the last point.
     pub fn end_copy(&self, series: SeriesId, documents: Option<&str>) -> anyhow::Result<()> {
@@ -272,6 +290,10 @@ impl Ledger {
                         (digest, Some(*bytes))
                     }
                     Change::Removed(digest) => (digest, None),
+                    Change::Settled(seq) => {
+                        transaction.prepare_cached("DELETE FROM pending WHERE seq = ?")?.execute([seq])?;
+                        continue;
+                    }
                 };
                 if size.is_some() && member(&transaction, series, digest)? == size {
                     transaction
@@ -407,6 +429,19 @@ impl Ledger {
         transaction.commit().context("forget the last restore point")
     }
 
+    /// Whether the last restore point has a binary with just this size.
+    pub fn is_member(&self, series: SeriesId, digest: &Digest, bytes: u64) -> anyhow::Result<bool> {
+        Ok(member(&self.connection(), series, digest).context("read the index")? == Some(bytes))
+    }
+
+    /// Whether a file of a store is known to be a sidecar.
+    pub fn is_sidecar(&self, store: &str, digest: &Digest) -> anyhow::Result<bool> {
+        self.connection()
+            .prepare_cached("SELECT EXISTS (SELECT 1 FROM sidecars WHERE store = ? AND digest = ?)")?
+            .query_row(params![store, digest.as_bytes()], |row| row.get(0))
+            .context("read the index")
+    }
+
     /// The known sidecars of a store after this one, in order: the next few thousand, none at the end.
     pub fn sidecars_after(&self, store: &str, after: Option<&Digest>) -> anyhow::Result<Vec<Digest>> {
         let after = after.map_or(&[][..], Digest::as_bytes);
@@ -484,8 +519,8 @@ impl Ledger {
 }
 
 /// The size of a binary in the last restore point, if that has it.
-fn member(transaction: &Transaction<'_>, series: SeriesId, digest: &Digest) -> rusqlite::Result<Option<u64>> {
-    transaction
+fn member(connection: &Connection, series: SeriesId, digest: &Digest) -> rusqlite::Result<Option<u64>> {
+    connection
         .prepare_cached("SELECT size FROM members WHERE series = ? AND digest = ?")?
         .query_row(params![series, digest.as_bytes()], |row| row.get(0))
         .optional()

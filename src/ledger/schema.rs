@@ -106,15 +106,18 @@ CREATE TABLE owed (                -- jobs to be run again: their last run was c
     job TEXT PRIMARY KEY
 ) WITHOUT ROWID;
 CREATE TABLE pending (             -- binaries that a watcher saw and a copy has not dealt with
+    seq    INTEGER PRIMARY KEY AUTOINCREMENT,  -- in the order in which they were last seen
     job    TEXT NOT NULL,
     digest BLOB NOT NULL,
-    seen   TEXT NOT NULL,          -- RFC 3339, UTC
-    PRIMARY KEY (job, digest)
-) WITHOUT ROWID;
+    seen   TEXT NOT NULL,          -- when it was first seen, RFC 3339, UTC
+    UNIQUE (job, digest)
+);
+CREATE INDEX pending_by_age ON pending (job, seen);
 CREATE TABLE unwatched (           -- copies whose store may hold what no watcher saw, until a scan has ended
-    job   TEXT PRIMARY KEY,
+    seq   INTEGER PRIMARY KEY AUTOINCREMENT,
+    job   TEXT NOT NULL UNIQUE,
     since TEXT NOT NULL            -- RFC 3339, UTC
-) WITHOUT ROWID;
+);
 CREATE TABLE sessions (            -- logins that have not expired
     token   BLOB PRIMARY KEY,      -- SHA-256 of the token
     email   TEXT NOT NULL,

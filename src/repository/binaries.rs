@@ -15,7 +15,7 @@ use crate::model::layout::Layout;
 const READ_BYTES: usize = 256 << 10;
 
 /// A binary store on disk.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BinaryStore {
     root: PathBuf,
     layout: Layout,

@@ -29,7 +29,7 @@ const DIRECTORIES_AHEAD: usize = 8;
 /// How many foreign names are kept as examples.
 const EXAMPLES: usize = 10;
 /// Room for directory entries: what one `getdents64` can fill.
-const DIRENT_BYTES: usize = 32 << 10;
+pub(super) const DIRENT_BYTES: usize = 32 << 10;
 
 /// What a walk comes upon, in the order of digests.
 #[derive(Debug, PartialEq, Eq)]
@@ -341,7 +341,7 @@ impl Below<'_> {
 }
 
 /// Calls `visit` with the name and type of every entry but `.` and `..`.
-fn each_entry(
+pub(super) fn each_entry(
     directory: BorrowedFd<'_>,
     buffer: &mut [MaybeUninit<u8>],
     mut visit: impl FnMut(&[u8], FileType),

@@ -13,7 +13,8 @@ use super::live::{Board, Live};
 use super::request::{JobOptions, Refusal, RestoreRequest, VerifyRequest};
 use super::runner::Runner;
 use super::site::{JobSpec, Points, Site, Work};
-use super::status::{JobStatus, Status};
+use super::status::{JobStatus, Status, WatchStatus};
+use super::watcher::WatchBoard;
 use crate::jobs::context::{Clock, Report};
 use crate::jobs::restore::RestorePlan;
 use crate::ledger::Ledger;
@@ -35,6 +36,7 @@ struct Inner {
     reads: Arc<Semaphore>,
     site: watch::Sender<Arc<dyn Site>>,
     board: Arc<Board>,
+    watches: WatchBoard,
     commands: mpsc::Sender<Command>,
     started: Timestamp,
     stop: CancellationToken,
@@ -65,6 +67,7 @@ impl Daemon {
             runner,
             site: watch::Sender::new(site),
             board,
+            watches: WatchBoard::default(),
             commands: sender,
             stop,
         };
@@ -89,6 +92,11 @@ impl Daemon {
     /// The configuration that is worked by, and every one that takes its place.
     pub fn sites(&self) -> watch::Receiver<Arc<dyn Site>> {
         self.0.site.subscribe()
+    }
+
+    /// How the stores are watched.
+    pub fn watch_board(&self) -> &WatchBoard {
+        &self.0.watches
     }
 
     /// Starts a job because of `trigger`, or finds it waiting: the run is recorded, and begins when it can.
@@ -207,12 +215,23 @@ impl Daemon {
             lives.iter().find(of_job).map(|live| live.added.id)
         };
         let names: Vec<String> = self.site().jobs().into_iter().map(|spec| spec.name).collect();
-        let (last, marks) = self.read(move |ledger| Ok((ledger.last_runs(&names)?, ledger.slot_marks()?))).await?;
+        let watched: Vec<String> = names.iter().filter(|name| self.0.watches.get(name).is_some()).cloned().collect();
+        let (last, marks, backlogs) = self
+            .read(move |ledger| {
+                let backlogs = watched.into_iter().map(|job| Ok((ledger.backlog(&job)?, job)));
+                let backlogs = backlogs.collect::<anyhow::Result<Vec<_>>>()?;
+                Ok((ledger.last_runs(&names)?, ledger.slot_marks()?, backlogs))
+            })
+            .await?;
         let now = self.clock().now();
         let next_run = |spec: &JobSpec| {
             let timing = spec.timing.as_ref()?;
             let mark = marks.get(&spec.name).filter(|mark| timing.is_of(mark)).cloned();
             timing.next_start(&mark.unwrap_or_else(|| timing.begin(0, now)), now)
+        };
+        let watch = |job: &str| {
+            let (backlog, _) = backlogs.iter().find(|(_, of)| of == job)?;
+            Some(WatchStatus::new(self.0.watches.get(job)?, backlog, now))
         };
         let jobs = self.site().jobs().into_iter().map(|spec| JobStatus {
             running: of(&spec.name, true),
@@ -221,6 +240,7 @@ impl Daemon {
             next_run: next_run(&spec),
             schedule: spec.timing.as_ref().map(|timing| timing.schedule.text().to_owned()),
             timezone: spec.timing.as_ref().map(|timing| timing.schedule.timezone().to_owned()),
+            watch: watch(&spec.name),
             job: spec.name,
             kind: spec.kind,
             repository: spec.repository,

@@ -18,7 +18,7 @@ use super::journal::{Level, say};
 use super::live::{Board, Live};
 use super::request::{JobOptions, Refusal};
 use super::runner::{Activation, Added, Runner};
-use super::site::{JobSpec, Site, Work};
+use super::site::{JobSpec, Scope, Site, Work};
 use super::timetable;
 use super::words;
 use crate::model::run::{Failure, Kind, Outcome, Run, RunId, Trigger};
@@ -239,17 +239,30 @@ impl Dispatcher {
         if options.full && spec.kind != Kind::Copy {
             return Err(Refusal::Invalid(format!("`full` does not go with {job}: a backup is always full")));
         }
+        let scope = Scope::of(trigger);
         if let Some(waiting) = self.docket.waiting_of(job) {
-            if let Work::Job { options: of_waiting, .. } = &mut waiting.payload.work {
+            if let Work::Job { options: of_waiting, scope: scope_of_waiting, .. } = &mut waiting.payload.work {
                 of_waiting.full |= options.full;
+                *scope_of_waiting = (*scope_of_waiting).max(scope);
             }
             if trigger != Trigger::Request {
                 waiting.payload.live.expect();
             }
             return Ok(waiting.payload.live.view());
         }
+        if trigger == Trigger::Change {
+            // It was started for what came before this, and takes this as well.
+            if let Some(running) = self.docket.running_of(job)
+                && self.runner.ledger.is_taken(job)
+            {
+                return Ok(running.payload.live.view());
+            }
+            if self.retries.get(job).is_some_and(|retry| retry.at.is_some()) {
+                return Err(Refusal::Conflict(format!("{job} failed, and is tried again by itself in a while")));
+            }
+        }
         let activation = Activation { job: job.to_owned(), kind: spec.kind, trigger, started_by: by, url: None };
-        let work = Work::Job { name: job.to_owned(), options };
+        let work = Work::Job { name: job.to_owned(), options, scope };
         let run = self.add(activation, spec.needs(), work).await?;
         self.activated(job);
         Ok(run)
@@ -259,6 +272,9 @@ impl Dispatcher {
     async fn activate_slot(&mut self, job: &str, trigger: Trigger, advance: Advance) -> Result<Option<Run>, Refusal> {
         let spec = self.spec(job)?;
         if let Some(waiting) = self.docket.waiting_of(job) {
+            if let Work::Job { scope, .. } = &mut waiting.payload.work {
+                *scope = Scope::Everything;
+            }
             let (live, job) = (Arc::clone(&waiting.payload.live), job.to_owned());
             let joined = self.ledger(move |runner| runner.ledger.join_slot(&job, &advance)).await;
             return Ok(joined.map_err(Refusal::Internal)?.then(|| {
@@ -272,7 +288,7 @@ impl Dispatcher {
         let activation = Activation { job: job.to_owned(), kind: spec.kind, trigger, started_by: None, url: None };
         let added = self.ledger(move |runner| runner.add_of_slot(&activation, &advance)).await;
         let Some(added) = added.map_err(Refusal::Internal)? else { return Ok(None) };
-        let work = Work::Job { name: job.to_owned(), options: JobOptions::default() };
+        let work = Work::Job { name: job.to_owned(), options: JobOptions::default(), scope: Scope::Everything };
         let run = self.put(added, spec.needs(), work).await;
         self.activated(job);
         Ok(Some(run))
@@ -292,7 +308,10 @@ impl Dispatcher {
         if let Some(retry) = self.retries.get_mut(job) {
             retry.at = None;
         }
-        if let Some(running) = self.docket.running_of(job) {
+        // Not the new one itself, if it has begun.
+        if self.docket.waiting_of(job).is_some()
+            && let Some(running) = self.docket.running_of(job)
+        {
             running.payload.live.hurry.cancel();
         }
     }
@@ -406,7 +425,13 @@ impl Dispatcher {
                 say(Level::Error, format_args!("{error:#}"));
             }
             let (runner, site) = (self.runner.clone(), Arc::clone(&self.site));
+            // From here on, and not from when the run gets to it: what comes in between starts no other run.
+            let taking = match &work {
+                Work::Job { name, scope: Scope::Pending, .. } => Some(runner.ledger.take_pending(name)),
+                _ => None,
+            };
             self.runs.spawn(async move {
+                let _until_the_end = taking;
                 let (added, stop, report) = (live.added.clone(), live.stop.clone(), Arc::clone(&live.report));
                 let work = async |run: &_| site.perform(run, &work, &live.hurry).await;
                 runner.perform(added, started, stop, report, work).await
@@ -506,16 +531,21 @@ impl Dispatcher {
         }
     }
 
-    /// Lets every waiting run say whom it waits for.
+    /// Lets every waiting run say whom it waits for, and whoever is waited for hear of it.
     fn explain_waits(&self) {
         for entry in self.docket.waiting() {
             let words = match self.docket.reason(entry.id) {
                 Some(Hindrance::Run(id)) => {
+                    self.docket
+                        .running()
+                        .filter(|other| other.id == id)
+                        .for_each(|other| other.payload.live.hurry.cancel());
                     let job = self.docket.all().find(|other| other.id == id).map(|other| &other.payload.live.added);
                     let job = job.map_or("", |added| added.activation.job.as_str());
                     format!("{} for run {id} ({job}) to end", words::WAITING)
                 }
                 Some(Hindrance::Bound(bound)) => {
+                    self.docket.running().for_each(|other| other.payload.live.hurry.cancel());
                     format!("{} until fewer than {bound} runs are under way", words::WAITING)
                 }
                 None => continue,

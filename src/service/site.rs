@@ -14,8 +14,9 @@ use crate::jobs::context::{Ended, RunContext};
 use crate::jobs::restore::RestorePlan;
 use crate::ledger::Ledger;
 use crate::model::account::Accounts;
-use crate::model::run::Kind;
+use crate::model::run::{Kind, Trigger};
 use crate::model::slots::Timing;
+use crate::repository::binaries::BinaryStore;
 
 /// A job of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +44,31 @@ pub struct OlderInterfaces {
     pub repository: String,
 }
 
+/// How much of its repository a job has to look at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Scope {
+    /// The binaries that a watcher saw, as long as those are all that can be new.
+    Pending,
+    /// All of it.
+    Everything,
+}
+
+impl Scope {
+    /// That of a run with this trigger.
+    pub fn of(trigger: Trigger) -> Self {
+        if trigger == Trigger::Change { Self::Pending } else { Self::Everything }
+    }
+}
+
+/// A store whose changes start jobs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WatchedStore {
+    /// Where it lies, and how it names its files.
+    pub binaries: BinaryStore,
+    /// The jobs that copy what is new.
+    pub jobs: Vec<String>,
+}
+
 /// What a run is to do.
 #[derive(Clone, Debug)]
 pub enum Work {
@@ -52,6 +78,8 @@ pub enum Work {
         name: String,
         /// How it is to be run this time.
         options: JobOptions,
+        /// How much of its repository it has to look at.
+        scope: Scope,
     },
     /// A restore.
     Restore(RestoreRequest),
@@ -64,6 +92,11 @@ pub enum Work {
 pub trait Site: Debug + Send + Sync {
     /// The jobs.
     fn jobs(&self) -> Vec<JobSpec>;
+
+    /// The stores that are to be watched, each once.
+    fn watched(&self) -> Vec<WatchedStore> {
+        Vec::new()
+    }
 
     /// How many runs there may be at once.
     fn runs_at_once(&self) -> usize;

@@ -3,6 +3,8 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::watcher::{Watch, WatchState};
+use crate::ledger::Backlog;
 use crate::model::run::{Kind, Run, RunId};
 
 /// What the service is at.
@@ -45,4 +47,40 @@ pub struct JobStatus {
     pub waiting: Option<RunId>,
     /// Its latest run that has ended.
     pub last_run: Option<Run>,
+    /// How its repository is watched, if it is to be.
+    pub watch: Option<WatchStatus>,
+}
+
+/// How the repository of a copy is watched, and what of it waits to be copied.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WatchStatus {
+    /// How.
+    pub state: WatchState,
+    /// Why it is not watched.
+    pub reason: Option<String>,
+    /// How many directories are watched.
+    pub directories: Option<u64>,
+    /// Whether a run that looks at everything is to come, because something may have been missed.
+    pub scan_needed: bool,
+    /// How many binaries were seen and have not been copied.
+    pub pending: u64,
+    /// When the first of them was seen.
+    pub oldest: Option<Timestamp>,
+    /// How long ago that is, in seconds; 0 if nothing waits.
+    pub lag_s: f64,
+}
+
+impl WatchStatus {
+    pub(super) fn new(watch: Watch, backlog: &Backlog, now: Timestamp) -> Self {
+        let lag = backlog.oldest.map_or(0.0, |oldest| now.duration_since(oldest).as_secs_f64().max(0.0));
+        Self {
+            state: watch.state,
+            reason: watch.reason,
+            directories: watch.directories,
+            scan_needed: backlog.unwatched.is_some(),
+            pending: backlog.pending,
+            oldest: backlog.oldest,
+            lag_s: (lag * 1000.0).round() / 1000.0,
+        }
+    }
 }

@@ -14,6 +14,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("sha1", &["model/digest"]),
     ("sha2", &["model/digest"]),
     ("rusqlite", &["ledger"]),
+    ("notify", &["service/watcher/eyes"]),
     ("toml", &["config"]),
     ("toml_edit", &["config/users"]),
     ("argon2", &["model/password"]),

@@ -152,7 +152,7 @@ impl Site for FakeSite {
 
     async fn perform(&self, run: &RunContext, work: &Work, _hurry: &CancellationToken) -> anyhow::Result<Ended> {
         let name = match work {
-            Work::Job { name, options: JobOptions { full: true } } => format!("{name} full"),
+            Work::Job { name, options: JobOptions { full: true }, .. } => format!("{name} full"),
             Work::Job { name, .. } => name.clone(),
             Work::Restore(request) => format!("restore {}", request.from),
             Work::Verify(_) => "verify".to_owned(),

@@ -19,7 +19,7 @@ use crate::jobs::context::{Cancelled, Report, RunContext};
 use crate::model::run::{Kind, Outcome, Run, Trigger};
 use crate::service::request::{JobOptions, RestoreRequest, VerifyRequest};
 use crate::service::runner::Activation;
-use crate::service::site::{Site as _, Work};
+use crate::service::site::{Scope, Site as _, Work};
 
 /// The names in the configuration.
 const COPY: &str = "copy.binaries";
@@ -265,7 +265,7 @@ impl<'a> Story<'a> {
 
 /// A job of the configuration, as `holdfast run` has it done.
 fn job(name: &str) -> Work {
-    Work::Job { name: name.to_owned(), options: JobOptions::default() }
+    Work::Job { name: name.to_owned(), options: JobOptions::default(), scope: Scope::Everything }
 }
 
 /// A line below a heading.

@@ -1,0 +1,269 @@
+//! Binaries that a watcher saw and no copy has dealt with, and copies whose store may hold what no watcher saw.
+//!
+//! What is pending is numbered in the order in which it was last seen. A run takes away no more than it had read: what
+//! is seen again meanwhile has a new number, and stays. The numbers go up whatever the clock does.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use anyhow::Context as _;
+use jiff::Timestamp;
+use rusqlite::{OptionalExtension as _, params, params_from_iter};
+use tokio::sync::watch;
+
+use super::Ledger;
+use super::scratch::read_digest;
+use crate::model::digest::Digest;
+
+/// How many rows are read at once.
+const PAGE_ROWS: u32 = 1024;
+
+/// A binary that waits to be copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pending {
+    /// Its place in the order in which binaries were seen.
+    pub seq: i64,
+    /// Its name.
+    pub digest: Digest,
+}
+
+/// How much waits for a job.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Backlog {
+    /// How many binaries.
+    pub pending: u64,
+    /// When the first of them was seen.
+    pub oldest: Option<Timestamp>,
+    /// Since when the store may hold what no watcher saw.
+    pub unwatched: Option<Timestamp>,
+}
+
+/// How far the ledger had been told of what is new when a scan began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Watermark {
+    pending: i64,
+    unwatched: i64,
+}
+
+/// Who is at work on what is pending: known while the process lives, and to it alone.
+#[derive(Debug, Default)]
+pub(super) struct Desks(Mutex<HashMap<String, Desk>>);
+
+/// What belongs to one job.
+#[derive(Debug, Default)]
+struct Desk {
+    /// Whether a run takes what comes.
+    taken: bool,
+    /// Changes with every arrival.
+    arrivals: watch::Sender<()>,
+    /// Changes whenever a run has ended that took what came.
+    ended: watch::Sender<()>,
+}
+
+impl Desks {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Desk>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A run takes what is pending for a job, and what comes, until it stops doing so; at the latest until this is dropped.
+#[derive(Debug)]
+pub struct Taking {
+    ledger: Arc<Ledger>,
+    job: String,
+}
+
+impl Drop for Taking {
+    fn drop(&mut self) {
+        let mut desks = self.ledger.desks.lock();
+        let desk = desks.entry(self.job.clone()).or_default();
+        desk.taken = false;
+        desk.ended.send_replace(());
+    }
+}
+
+impl Ledger {
+    /// Records binaries as pending for each of these jobs. Gives the jobs for which no run takes them: those are to be
+    /// started.
+    pub fn add_pending(&self, jobs: &[String], digests: &[Digest], now: Timestamp) -> anyhow::Result<Vec<String>> {
+        let mut connection = self.connection();
+        let mut record = || -> rusqlite::Result<()> {
+            let transaction = connection.transaction()?;
+            let mut insert = transaction.prepare_cached(
+                "INSERT OR REPLACE INTO pending (job, digest, seen)
+                 VALUES (?1, ?2, coalesce((SELECT seen FROM pending WHERE job = ?1 AND digest = ?2), ?3))",
+            )?;
+            let now = now.to_string();
+            for job in jobs {
+                for digest in digests {
+                    insert.execute(params![job, digest.as_bytes(), now])?;
+                }
+            }
+            drop(insert);
+            transaction.commit()
+        };
+        record().context("record what is new (is the disk of the state directory full?)")?;
+        drop(connection);
+        let mut desks = self.desks.lock();
+        let mut idle = Vec::new();
+        for job in jobs {
+            let desk = desks.entry(job.clone()).or_default();
+            if desk.taken {
+                desk.arrivals.send_replace(());
+            } else {
+                idle.push(job.clone());
+            }
+        }
+        Ok(idle)
+    }
+
+    /// From now on a run takes what is pending for a job, and what comes.
+    pub fn take_pending(self: &Arc<Self>, job: &str) -> Taking {
+        self.desks.lock().entry(job.to_owned()).or_default().taken = true;
+        Taking { ledger: Arc::clone(self), job: job.to_owned() }
+    }
+
+    /// What comes from now on is for the next run; what came before is still for this one.
+    pub fn stop_taking(&self, job: &str) {
+        self.desks.lock().entry(job.to_owned()).or_default().taken = false;
+    }
+
+    /// Changes with every arrival for a job, while a run takes them.
+    pub fn arrivals(&self, job: &str) -> watch::Receiver<()> {
+        self.desks.lock().entry(job.to_owned()).or_default().arrivals.subscribe()
+    }
+
+    /// Whether a run takes what comes for a job.
+    pub fn is_taken(&self, job: &str) -> bool {
+        self.desks.lock().get(job).is_some_and(|desk| desk.taken)
+    }
+
+    /// Changes whenever a run of the job has ended that took what was pending.
+    pub fn takings(&self, job: &str) -> watch::Receiver<()> {
+        self.desks.lock().entry(job.to_owned()).or_default().ended.subscribe()
+    }
+
+    /// What is pending for a job after this number: the next thousand, none at the end.
+    pub fn pending_after(&self, job: &str, seq: i64) -> anyhow::Result<Vec<Pending>> {
+        self.connection()
+            .prepare_cached("SELECT seq, digest FROM pending WHERE seq > ? AND +job = ? ORDER BY seq LIMIT ?")?
+            .query_map(params![seq, job, PAGE_ROWS], |row| {
+                Ok(Pending { seq: row.get(0)?, digest: read_digest(row, 1)? })
+            })?
+            .collect::<Result<_, _>>()
+            .context("read what is pending")
+    }
+
+    /// Takes out a binary that was dealt with, unless it was seen again after this number; says whether it was there.
+    pub fn settle_pending(&self, job: &str, digest: &Digest, seq: i64) -> anyhow::Result<bool> {
+        let rows = self
+            .connection()
+            .prepare_cached("DELETE FROM pending WHERE job = ? AND digest = ? AND seq <= ?")?
+            .execute(params![job, digest.as_bytes(), seq])
+            .context("record what was dealt with")?;
+        Ok(rows > 0)
+    }
+
+    /// Takes out what has turned out to be a sidecar of this store, up to this number.
+    pub fn settle_sidecars(&self, job: &str, store: &str, seq: i64) -> anyhow::Result<()> {
+        self.connection()
+            .execute(
+                "DELETE FROM pending WHERE job = ?1 AND seq <= ?2
+                 AND EXISTS (SELECT 1 FROM sidecars s WHERE s.store = ?3 AND s.digest = pending.digest)",
+                params![job, seq, store],
+            )
+            .context("record what was dealt with")?;
+        Ok(())
+    }
+
+    /// How many binaries are pending for a job up to this number.
+    pub fn count_pending(&self, job: &str, seq: i64) -> anyhow::Result<u64> {
+        self.connection()
+            .query_row("SELECT count(*) FROM pending WHERE job = ? AND seq <= ?", params![job, seq], |row| row.get(0))
+            .context("count what is pending")
+    }
+
+    /// Some of those that are pending up to this number and were first seen before this time.
+    pub fn pending_since_before(&self, job: &str, seq: i64, time: Timestamp) -> anyhow::Result<Vec<Digest>> {
+        self.connection()
+            .prepare_cached("SELECT digest FROM pending WHERE job = ? AND seen < ? AND seq <= ? ORDER BY seen LIMIT ?")?
+            .query_map(params![job, time.to_string(), seq, PAGE_ROWS], |row| read_digest(row, 0))?
+            .collect::<Result<_, _>>()
+            .context("read what is pending")
+    }
+
+    /// Whether the store of a job may hold what no watcher saw.
+    pub fn is_unwatched(&self, job: &str) -> anyhow::Result<bool> {
+        self.connection()
+            .query_row("SELECT EXISTS (SELECT 1 FROM unwatched WHERE job = ?)", [job], |row| row.get(0))
+            .context("read what is not watched")
+    }
+
+    /// How much waits for a job.
+    pub fn backlog(&self, job: &str) -> anyhow::Result<Backlog> {
+        let connection = self.connection();
+        let (pending, oldest) = connection
+            .prepare_cached("SELECT count(*), min(seen) FROM pending WHERE job = ?")?
+            .query_row([job], |row| Ok((row.get(0)?, row.get::<_, Option<String>>(1)?)))
+            .context("count what is pending")?;
+        let unwatched: Option<String> = connection
+            .prepare_cached("SELECT since FROM unwatched WHERE job = ?")?
+            .query_row([job], |row| row.get(0))
+            .optional()
+            .context("read what is not watched")?;
+        let time = |text: Option<String>| text.map(|text| text.parse()).transpose();
+        Ok(Backlog { pending, oldest: time(oldest)?, unwatched: time(unwatched)? })
+    }
+
+    /// Records that the store of these jobs may hold what no watcher saw. A scan that has begun does not count.
+    pub fn mark_unwatched(&self, jobs: &[String], now: Timestamp) -> anyhow::Result<()> {
+        let mut connection = self.connection();
+        let mut record = || -> rusqlite::Result<()> {
+            let transaction = connection.transaction()?;
+            for job in jobs {
+                transaction.execute(
+                    "INSERT OR REPLACE INTO unwatched (job, since)
+                     VALUES (?1, coalesce((SELECT since FROM unwatched WHERE job = ?1), ?2))",
+                    params![job, now.to_string()],
+                )?;
+            }
+            transaction.commit()
+        };
+        record().context("record that a scan is needed (is the disk of the state directory full?)")
+    }
+
+    /// How far the ledger has been told of what is new: a scan that begins now will see all of that.
+    pub fn watermark(&self) -> anyhow::Result<Watermark> {
+        let connection = self.connection();
+        let latest = |table: &str| -> anyhow::Result<i64> {
+            connection
+                .prepare_cached("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = ?")?
+                .query_row([table], |row| row.get(0))
+                .context("read what is pending")
+        };
+        Ok(Watermark { pending: latest("pending")?, unwatched: latest("unwatched")? })
+    }
+
+    /// A scan has ended well that began at this mark: what had been seen by then has been dealt with.
+    pub fn reconcile(&self, job: &str, mark: Watermark) -> anyhow::Result<()> {
+        let mut connection = self.connection();
+        let mut record = || -> rusqlite::Result<()> {
+            let transaction = connection.transaction()?;
+            transaction.execute("DELETE FROM pending WHERE job = ? AND seq <= ?", params![job, mark.pending])?;
+            transaction.execute("DELETE FROM unwatched WHERE job = ? AND seq <= ?", params![job, mark.unwatched])?;
+            transaction.commit()
+        };
+        record().context("record that a scan has ended")
+    }
+
+    /// Forgets what is pending for jobs that are not among these: nobody watches for them any more.
+    pub fn forget_pending(&self, watched: &[String]) -> anyhow::Result<()> {
+        let marks = vec!["?"; watched.len()].join(", ");
+        let connection = self.connection();
+        for table in ["pending", "unwatched"] {
+            let sql = format!("DELETE FROM {table} WHERE job NOT IN ({marks})");
+            connection.execute(&sql, params_from_iter(watched)).context("forget what is pending")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,703 @@
+//! The watcher, on the real `notify` and a real daemon: whatever comes into a store is at the destination, and how.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use holdfast::jobs::context::{Clock, Destination, Ended, RunContext};
+use holdfast::jobs::copy::CopyOrder;
+use holdfast::jobs::copy::pending::{Following, copy_all, copy_pending};
+use holdfast::jobs::restore::RestorePlan;
+use holdfast::jobs::source::RepositorySource;
+use holdfast::ledger::{Ledger, StateLock};
+use holdfast::model::digest::{Algorithm, Digest};
+use holdfast::model::layout::Layout;
+use holdfast::model::run::{Kind, Outcome, Run, RunFilter, Trigger};
+use holdfast::repository::binaries::BinaryStore;
+use holdfast::service::Manager;
+use holdfast::service::clock::SystemClock;
+use holdfast::service::daemon::Daemon;
+use holdfast::service::request::{Refusal, RestoreRequest, VerifyRequest};
+use holdfast::service::runner::Runner;
+use holdfast::service::site::{JobSpec, Points, Scope, Site, WatchedStore, Work};
+use holdfast::service::status::WatchStatus;
+use holdfast::service::watcher::{Pace, WatchState, run_at};
+use holdfast::store::directory::DirectoryStore;
+use holdfast::store::memory::MemoryStore;
+use holdfast::store::retry::{RetryPolicy, Retrying};
+use holdfast::store::{ErrorKind, ObjectStore, StoreError};
+use tempfile::TempDir;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+const JOB: &str = "copy.main";
+/// How long anything may take that a test waits for.
+const DEADLINE: Duration = Duration::from_mins(1);
+
+/// A configuration of one copy that is watched for.
+#[derive(Debug)]
+struct WatchSite {
+    store: BinaryStore,
+    destination: Arc<dyn ObjectStore>,
+    point_every: Duration,
+    /// Whether runs fail.
+    away: AtomicBool,
+    /// What runs were to look at.
+    scopes: Mutex<Vec<Scope>>,
+}
+
+#[async_trait]
+impl Site for WatchSite {
+    fn jobs(&self) -> Vec<JobSpec> {
+        vec![JobSpec {
+            name: JOB.to_owned(),
+            kind: Kind::Copy,
+            repository: "main".to_owned(),
+            destination: "test".to_owned(),
+            timing: None,
+        }]
+    }
+
+    fn watched(&self) -> Vec<WatchedStore> {
+        vec![WatchedStore { binaries: self.store.clone(), jobs: vec![JOB.to_owned()] }]
+    }
+
+    fn runs_at_once(&self) -> usize {
+        4
+    }
+
+    fn history(&self) -> Duration {
+        Duration::from_hours(1)
+    }
+
+    fn grace(&self) -> Duration {
+        Duration::from_secs(10)
+    }
+
+    fn replaced_by(&self, _request: &RestoreRequest) -> Result<Option<String>, Refusal> {
+        Ok(None)
+    }
+
+    fn check(&self, _request: &VerifyRequest) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    async fn perform(&self, run: &RunContext, work: &Work, hurry: &CancellationToken) -> anyhow::Result<Ended> {
+        let Work::Job { scope, .. } = work else { panic!("{work:?}") };
+        self.scopes.lock().unwrap().push(*scope);
+        let policy = RetryPolicy { first: Duration::ZERO, longest: Duration::ZERO, ..RetryPolicy::default() };
+        let retrying = Retrying::new(Arc::clone(&self.destination), policy).until(run.stop.clone());
+        run.report.meter(retrying.meter());
+        let id = run.ledger.destination(self.destination.place())?;
+        let order = CopyOrder {
+            source: RepositorySource { name: "main".to_owned(), binaries: self.store.clone(), documents: None },
+            destination: Destination { name: "test".to_owned(), id, store: Arc::new(retrying) },
+            parallel: 8,
+            settle: Duration::from_millis(200),
+            full: false,
+        };
+        if self.away.load(Ordering::Relaxed) {
+            return Err(StoreError::new(ErrorKind::Denied, "put", "the destination is away").into());
+        }
+        match scope {
+            Scope::Everything => copy_all(run, &order, JOB).await,
+            Scope::Pending => {
+                let following = Following { job: JOB.to_owned(), point_every: self.point_every, hurry: hurry.clone() };
+                copy_pending(run, &order, &following).await
+            }
+        }
+    }
+
+    async fn plan(&self, _run: &RunContext, _request: &RestoreRequest) -> anyhow::Result<RestorePlan> {
+        anyhow::bail!("there is nothing to restore")
+    }
+
+    async fn points(&self, _ledger: Option<&Ledger>) -> Points {
+        Points::default()
+    }
+}
+
+struct Nobody;
+
+impl Manager for Nobody {
+    fn beat(&self) {}
+    fn status(&self, _words: &str) {}
+}
+
+/// Directories for one test, which outlive the services on them.
+struct Ground {
+    root: PathBuf,
+    _directory: Option<TempDir>,
+    layout: Layout,
+    destination: Arc<dyn ObjectStore>,
+    pace: Pace,
+    point_every: Duration,
+}
+
+impl Ground {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        for name in ["binaries", "state", "elsewhere"] {
+            fs::create_dir(directory.path().join(name)).unwrap();
+        }
+        let root = directory.path().to_owned();
+        Self { _directory: Some(directory), ..Self::at(root, Arc::new(MemoryStore::new("memory:"))) }
+    }
+
+    fn at(root: PathBuf, destination: Arc<dyn ObjectStore>) -> Self {
+        let pace = Pace {
+            look: Duration::from_millis(100),
+            again: (Duration::from_millis(50), Duration::from_millis(400)),
+            ..Pace::default()
+        };
+        let point_every = Duration::from_millis(300);
+        Self { root, _directory: None, layout: Layout::modeshape(), destination, pace, point_every }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
+    fn store(&self) -> BinaryStore {
+        BinaryStore::at(&self.path("binaries"), &self.layout)
+    }
+
+    /// Where a binary lies.
+    fn place(&self, digest: &Digest) -> PathBuf {
+        self.store().path(digest)
+    }
+
+    /// Starts a service.
+    fn start(&self) -> Service {
+        let lock = StateLock::take(&self.path("state"), "test").unwrap();
+        let (ledger, _) = Ledger::open(&lock).unwrap();
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        ledger.interrupt_open_runs(clock.now()).unwrap();
+        let site = Arc::new(WatchSite {
+            store: self.store(),
+            destination: Arc::clone(&self.destination),
+            point_every: self.point_every,
+            away: AtomicBool::new(false),
+            scopes: Mutex::default(),
+        });
+        let stop = CancellationToken::new();
+        let runner = Runner { ledger: Arc::new(ledger), clock };
+        let (daemon, engine) = Daemon::new(runner, Arc::clone(&site) as Arc<dyn Site>, stop.clone()).unwrap();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move { engine.run(&Nobody, Duration::from_secs(30)).await });
+        let (watching, stopping, pace) = (daemon.clone(), stop.clone(), self.pace);
+        tasks.spawn(async move { run_at(watching, stopping, pace).await.unwrap() });
+        Service { daemon, site, stop, tasks, _lock: lock }
+    }
+
+    /// The binaries at the destination.
+    async fn arrived(&self) -> BTreeSet<Digest> {
+        let mut found = BTreeSet::new();
+        let mut page = self.destination.list("binaries/", None).await.unwrap();
+        loop {
+            let name = |key: &str| Digest::from_name(key.rsplit('/').next()?.as_bytes());
+            found.extend(page.objects.iter().filter_map(|object| name(object.key.as_str())));
+            let Some(next) = page.next else { return found };
+            page = self.destination.list("binaries/", Some(&next)).await.unwrap();
+        }
+    }
+
+    /// Waits until just these binaries are at the destination, or more.
+    #[track_caller]
+    fn all_arrive<'a>(&'a self, wanted: &'a BTreeSet<Digest>) -> impl Future<Output = ()> + 'a {
+        let here = std::panic::Location::caller();
+        async move {
+            let began = Instant::now();
+            loop {
+                let missing: Vec<_> = wanted.difference(&self.arrived().await).copied().collect();
+                if missing.is_empty() {
+                    return;
+                }
+                assert!(began.elapsed() < DEADLINE, "{here}: {} of {} are missing", missing.len(), wanted.len());
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    }
+}
+
+struct Service {
+    daemon: Daemon,
+    site: Arc<WatchSite>,
+    stop: CancellationToken,
+    tasks: JoinSet<()>,
+    _lock: StateLock,
+}
+
+impl Service {
+    async fn watch(&self) -> Option<WatchStatus> {
+        self.daemon.status().await.unwrap().jobs[0].watch.clone()
+    }
+
+    /// Waits until something holds.
+    #[track_caller]
+    fn until<'a>(&'a self, what: &'a str, holds: impl AsyncFn() -> bool + 'a) -> impl Future<Output = ()> + 'a {
+        let here = std::panic::Location::caller();
+        async move {
+            let began = Instant::now();
+            while !holds().await {
+                assert!(
+                    began.elapsed() < DEADLINE,
+                    "{here}: {what}: {:?}; {:#?}",
+                    self.watch().await,
+                    self.runs().await
+                );
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+    }
+
+    /// Waits until the store is watched and what came before has been looked for.
+    async fn watching(&self) {
+        self.until("it is watched and everything was looked at", async || {
+            let watch = self.watch().await;
+            watch.is_some_and(|watch| watch.state == WatchState::Watching && !watch.scan_needed && watch.pending == 0)
+                && self.is_idle().await
+        })
+        .await;
+    }
+
+    async fn is_idle(&self) -> bool {
+        let status = self.daemon.status().await.unwrap();
+        status.running.is_empty() && status.waiting.is_empty()
+    }
+
+    /// Waits until nothing is pending and nothing runs.
+    async fn rest(&self) {
+        self.until("everything is done", async || {
+            self.watch().await.is_some_and(|watch| watch.pending == 0 && !watch.scan_needed) && self.is_idle().await
+        })
+        .await;
+    }
+
+    async fn runs(&self) -> Vec<Run> {
+        self.daemon.runs(RunFilter { limit: 1000, ..RunFilter::default() }).await.unwrap()
+    }
+
+    async fn end(mut self) {
+        self.stop.cancel();
+        while let Some(ended) = self.tasks.join_next().await {
+            ended.unwrap();
+        }
+    }
+}
+
+fn content(number: usize, seed: &str) -> Vec<u8> {
+    format!("{seed} {number} {}", "x".repeat(number % 300)).into_bytes()
+}
+
+/// As ModeShape adds a binary: a temporary file elsewhere, the directories, a rename.
+fn add(ground: &Path, store: &BinaryStore, content: &[u8]) -> Digest {
+    let digest = Digest::of(store.layout().algorithms[0], content);
+    let temporary = ground.join("elsewhere").join(digest.to_string());
+    fs::write(&temporary, content).unwrap();
+    let place = store.path(&digest);
+    loop {
+        match fs::create_dir_all(place.parent().unwrap()).and_then(|()| fs::rename(&temporary, &place)) {
+            Ok(()) => return digest,
+            // Somebody removed a directory in between.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_come_with_their_directories_are_all_copied_without_another_scan() {
+    let ground = Ground::new();
+    let before = add(&ground.root, &ground.store(), b"there before");
+    let service = ground.start();
+    service.watching().await;
+    let scans = service.runs().await.len();
+    let wanted: BTreeSet<Digest> = std::thread::scope(|scope| {
+        let writers = ["a", "b", "c", "d"].map(|seed| {
+            let (root, store) = (ground.root.as_path(), ground.store());
+            scope.spawn(move || (0..1_000).map(|number| add(root, &store, &content(number, seed))).collect::<Vec<_>>())
+        });
+        writers.into_iter().flat_map(|writer| writer.join().unwrap()).chain([before]).collect()
+    });
+    ground.all_arrive(&wanted).await;
+    service.rest().await;
+    let runs = service.runs().await;
+    assert_eq!(ground.arrived().await, wanted);
+    assert!(runs.iter().all(|run| run.outcome == Some(Outcome::Succeeded)), "{runs:#?}");
+    // Only the scan after the start looked at more than what was new.
+    let examined: u64 = runs[..runs.len() - scans].iter().map(|run| run.counts.examined).sum();
+    let copied: u64 = runs[..runs.len() - scans].iter().map(|run| run.counts.copied).sum();
+    assert!(copied == 4_000 && examined < 12_000, "{copied} copied, {examined} examined");
+    service.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trees_that_are_renamed_into_place_are_looked_into_at_every_level() {
+    let ground = Ground::new();
+    let service = ground.start();
+    service.watching().await;
+    let apart = BinaryStore::at(&ground.path("elsewhere/tree"), &ground.layout);
+    let mut wanted = BTreeSet::new();
+    for number in 0..400 {
+        wanted.insert(add(&ground.root, &apart, &content(number, "tree")));
+    }
+    for entry in fs::read_dir(ground.path("elsewhere/tree")).unwrap() {
+        let entry = entry.unwrap();
+        fs::rename(entry.path(), ground.path("binaries").join(entry.file_name())).unwrap();
+    }
+    ground.all_arrive(&wanted).await;
+    service.rest().await;
+    service.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn directories_that_are_removed_and_made_again_lose_nothing() {
+    let mut ground = Ground::new();
+    // Few directories, so that each is removed and made again many times.
+    ground.layout = Layout::custom(Algorithm::Sha1, 2, 1, "").unwrap();
+    let service = ground.start();
+    service.watching().await;
+    let over = AtomicBool::new(false);
+    let kept: BTreeSet<Digest> = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // As the garbage collector does: directories that are empty go.
+            while !over.load(Ordering::Relaxed) {
+                for top in fs::read_dir(ground.path("binaries")).unwrap() {
+                    let top = top.unwrap().path();
+                    for below in fs::read_dir(&top).into_iter().flatten().flatten() {
+                        drop(fs::remove_dir(below.path()));
+                    }
+                    drop(fs::remove_dir(top));
+                }
+            }
+        });
+        let mut kept = BTreeSet::new();
+        for number in 0..1_500 {
+            let digest = add(&ground.root, &ground.store(), &content(number, "again"));
+            if number % 3 == 0 {
+                kept.insert(digest);
+            } else {
+                fs::remove_file(ground.place(&digest)).unwrap();
+            }
+        }
+        over.store(true, Ordering::Relaxed);
+        kept
+    });
+    ground.all_arrive(&kept).await;
+    service.rest().await;
+    let runs = service.runs().await;
+    assert!(runs.iter().all(|run| run.outcome == Some(Outcome::Succeeded)), "{runs:#?}");
+    service.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_missed_when_too_much_comes_is_found_by_a_scan() {
+    let mut ground = Ground::new();
+    ground.pace.sights = 1;
+    let service = ground.start();
+    service.watching().await;
+    let wanted: BTreeSet<Digest> =
+        (0..500).map(|number| add(&ground.root, &ground.store(), &content(number, "burst"))).collect();
+    ground.all_arrive(&wanted).await;
+    service.watching().await;
+    service.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_being_written_in_place_waits_and_is_no_damage() {
+    let ground = Ground::new();
+    let service = ground.start();
+    service.watching().await;
+    let whole = vec![b'x'; 100_000];
+    let digest = Digest::of(Algorithm::Sha1, &whole);
+    let place = ground.place(&digest);
+    fs::create_dir_all(place.parent().unwrap()).unwrap();
+    let mut file = fs::File::create(&place).unwrap();
+    file.write_all(&whole[..50_000]).unwrap();
+    // Runs have looked at it, and left it.
+    service
+        .until("it was looked at twice and is pending", async || {
+            let looked = service.runs().await.iter().filter(|run| run.counts.examined > 0).count();
+            looked >= 2 && service.watch().await.is_some_and(|watch| watch.pending == 1 && watch.lag_s > 0.0)
+        })
+        .await;
+    assert!(ground.arrived().await.is_empty());
+    file.write_all(&whole[50_000..]).unwrap();
+    drop(file);
+    ground.all_arrive(&BTreeSet::from([digest])).await;
+    service.rest().await;
+    let runs = service.runs().await;
+    assert!(runs.iter().all(|run| run.outcome == Some(Outcome::Succeeded)), "{runs:#?}");
+    service.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_deleted_soon_after_it_came_is_forgotten() {
+    let ground = Ground::new();
+    let service = ground.start();
+    service.watching().await;
+    service.site.away.store(true, Ordering::Relaxed);
+    let digest = add(&ground.root, &ground.store(), b"short-lived");
+    service.until("it is pending", async || service.watch().await.is_some_and(|watch| watch.pending == 1)).await;
+    fs::remove_file(ground.place(&digest)).unwrap();
+    service.site.away.store(false, Ordering::Relaxed);
+    service.daemon.start(JOB, holdfast::service::request::JobOptions::default(), None).await.unwrap();
+    service.rest().await;
+    assert!(ground.arrived().await.is_empty());
+    service.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_pending_when_the_service_ended_is_copied_by_the_next() {
+    let ground = Ground::new();
+    let service = ground.start();
+    service.watching().await;
+    service.site.away.store(true, Ordering::Relaxed);
+    let mut wanted = BTreeSet::from([add(&ground.root, &ground.store(), b"one")]);
+    service.until("it is pending", async || service.watch().await.is_some_and(|watch| watch.pending == 1)).await;
+    service.end().await;
+    // And what comes while nobody watches.
+    wanted.insert(add(&ground.root, &ground.store(), b"two"));
+    let service = ground.start();
+    ground.all_arrive(&wanted).await;
+    service.watching().await;
+    service.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_goes_and_comes_back_is_watched_again() {
+    let ground = Ground::new();
+    let mut wanted = BTreeSet::from([add(&ground.root, &ground.store(), b"one")]);
+    let service = ground.start();
+    service.watching().await;
+    fs::rename(ground.path("binaries"), ground.path("elsewhere/away")).unwrap();
+    service
+        .until("it is seen to be gone", async || {
+            service.watch().await.is_some_and(|watch| {
+                watch.state == WatchState::BySchedule
+                    && watch.reason.is_some_and(|reason| reason.contains("is not there"))
+            })
+        })
+        .await;
+    wanted.insert(add(&ground.root, &BinaryStore::at(&ground.path("elsewhere/away"), &ground.layout), b"two"));
+    fs::rename(ground.path("elsewhere/away"), ground.path("binaries")).unwrap();
+    ground.all_arrive(&wanted).await;
+    service.watching().await;
+    wanted.insert(add(&ground.root, &ground.store(), b"three"));
+    ground.all_arrive(&wanted).await;
+    service.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sidecars_markers_and_foreign_names_are_no_binaries() {
+    let ground = Ground::new();
+    let service = ground.start();
+    service.watching().await;
+    let binary = add(&ground.root, &ground.store(), b"a picture");
+    let [mime_type, text] = ground.layout.sidecars_of(&binary).unwrap();
+    for (name, content) in [(mime_type, "image/png"), (text, "what can be read on it")] {
+        fs::create_dir_all(ground.place(&name).parent().unwrap()).unwrap();
+        fs::write(ground.place(&name), content).unwrap();
+    }
+    let marker = ground.path("binaries/trash").join(ground.layout.path(&binary));
+    fs::create_dir_all(marker.parent().unwrap()).unwrap();
+    fs::write(marker, "").unwrap();
+    fs::write(ground.path("binaries/README"), "mine").unwrap();
+    ground.all_arrive(&BTreeSet::from([binary])).await;
+    service.rest().await;
+    let runs = service.runs().await;
+    assert_eq!(ground.arrived().await, BTreeSet::from([binary]));
+    assert!(runs.iter().all(|run| run.outcome == Some(Outcome::Succeeded)), "{runs:#?}");
+    service.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn binaries_that_keep_coming_end_up_in_few_points() {
+    let mut ground = Ground::new();
+    ground.point_every = Duration::from_secs(3);
+    let service = ground.start();
+    service.watching().await;
+    let mut wanted = BTreeSet::new();
+    let began = Instant::now();
+    for number in 0..50 {
+        wanted.insert(add(&ground.root, &ground.store(), &content(number, "drip")));
+        ground.all_arrive(&wanted).await;
+    }
+    service.rest().await;
+    let points = service.runs().await.iter().filter(|run| run.counts.copied > 0).count();
+    // One when it has been quiet, and then one each time.
+    let most = began.elapsed().as_secs() / 3 + 2;
+    assert!(points as u64 <= most, "{points} points in {:?}", began.elapsed());
+    service.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_never_takes_the_place_of_a_run_that_was_to_look_at_everything() {
+    let ground = Ground::new();
+    let service = ground.start();
+    service.watching().await;
+    service.site.scopes.lock().unwrap().clear();
+    // The first begins; the others become one that waits, and looks at as much as any of them.
+    for trigger in [Trigger::Change, Trigger::Change, Trigger::Schedule, Trigger::Change] {
+        service.daemon.activate(JOB, trigger).await.unwrap();
+    }
+    service.rest().await;
+    assert_eq!(*service.site.scopes.lock().unwrap(), [Scope::Pending, Scope::Everything]);
+    service.end().await;
+}
+
+/// What a child process is to do; set for tests that begin their own binary again.
+const CHILD: &str = "HOLDFAST_WATCH_CHILD";
+
+/// Begins the test named `child` in a process of its own, behind `wrapper`.
+fn child(wrapper: &[&str], ground: &Path) -> Command {
+    let program = std::env::current_exe().unwrap();
+    let arguments = ["watcher::child_of_a_test", "--exact", "--nocapture", "--test-threads=1"];
+    let mut command = match wrapper {
+        [] => Command::new(&program),
+        [first, rest @ ..] => {
+            let mut command = Command::new(first);
+            command.args(rest).arg(&program);
+            command
+        }
+    };
+    command.args(arguments).env(CHILD, ground).stdin(Stdio::null()).stdout(Stdio::null());
+    command
+}
+
+/// The directories of a parent: its destination is a directory, too.
+fn inherited(directory: &Path) -> Ground {
+    Ground::at(directory.to_owned(), Arc::new(DirectoryStore::open(&directory.join("destination")).unwrap()))
+}
+
+fn for_children() -> Ground {
+    let ground = Ground::new();
+    fs::create_dir(ground.path("destination")).unwrap();
+    Ground { destination: inherited(&ground.root).destination, ..ground }
+}
+
+#[test]
+fn child_of_a_test() {
+    let Some(directory) = std::env::var_os(CHILD).map(PathBuf::from) else { return };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(2).build().unwrap();
+    runtime.block_on(async {
+        let service = inherited(&directory).start();
+        loop {
+            let watch = serde_json::to_string(&service.watch().await).unwrap();
+            fs::write(directory.join("watch.new"), watch).unwrap();
+            fs::rename(directory.join("watch.new"), directory.join("watch")).unwrap();
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+}
+
+/// Ends with the test.
+struct Killed(std::process::Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+/// What a child last said of the watching, once that holds.
+#[track_caller]
+fn child_says(ground: &Ground, holds: impl Fn(&serde_json::Value) -> bool) -> serde_json::Value {
+    let began = Instant::now();
+    loop {
+        let said = fs::read(ground.path("watch")).unwrap_or_default();
+        if let Ok(said) = serde_json::from_slice(&said)
+            && holds(&said)
+        {
+            return said;
+        }
+        assert!(began.elapsed() < DEADLINE, "{}", String::from_utf8_lossy(&said));
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_too_few_watches_it_says_what_to_change_and_scans() {
+    for (limit, needle) in
+        [("max_inotify_watches", "max_inotify_watches="), ("max_inotify_instances", "max_user_instances")]
+    {
+        let ground = for_children();
+        let wanted: BTreeSet<Digest> =
+            (0..20).map(|number| add(&ground.root, &ground.store(), &content(number, "many"))).collect();
+        let script =
+            format!("echo {} > /proc/sys/user/{limit} && exec \"$@\"", if limit.ends_with("watches") { 10 } else { 0 });
+        let wrapper = ["unshare", "-U", "-r", "sh", "-c", &script, "sh"];
+        let allowed = Command::new("unshare")
+            .args(["-U", "-r", "sh", "-c", &format!("echo 10 > /proc/sys/user/{limit}")])
+            .stderr(Stdio::null())
+            .status();
+        if !allowed.is_ok_and(|status| status.success()) {
+            eprintln!("skipped: this user may make no user namespace");
+            return;
+        }
+        let _child = Killed(child(&wrapper, &ground.root).spawn().unwrap());
+        let said = child_says(&ground, |watch| watch["state"] == "by-schedule");
+        let reason = said["reason"].as_str().unwrap();
+        assert!(reason.contains(needle), "{reason}");
+        if limit.ends_with("watches") {
+            assert!(reason.contains("directories") && reason.contains("10 watches"), "{reason}");
+        }
+        ground.all_arrive(&wanted).await;
+        child_says(&ground, |watch| watch["scan_needed"] == false);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_is_killed_again_and_again_loses_nothing() {
+    let ground = for_children();
+    let over = AtomicBool::new(false);
+    let (mut wanted, mut slow) = (BTreeSet::new(), None);
+    std::thread::scope(|scope| {
+        let killer = scope.spawn(|| {
+            let mut kills = 0;
+            let mut random = fastrand::Rng::with_seed(7);
+            while !over.load(Ordering::Relaxed) {
+                let child = Killed(child(&[], &ground.root).stderr(Stdio::null()).spawn().unwrap());
+                std::thread::park_timeout(Duration::from_millis(random.u64(50..900)));
+                drop(child);
+                kills += 1;
+            }
+            kills
+        });
+        let whole = vec![b'y'; 30_000];
+        for number in 0..1_200 {
+            wanted.insert(add(&ground.root, &ground.store(), &content(number, "killed")));
+            // Some come as when the temporary directory is on another file system.
+            if number == 300 {
+                let digest = Digest::of(Algorithm::Sha1, &whole);
+                fs::create_dir_all(ground.place(&digest).parent().unwrap()).unwrap();
+                let mut file = fs::File::create(ground.place(&digest)).unwrap();
+                file.write_all(&whole[..10_000]).unwrap();
+                slow = Some((digest, file));
+            }
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+        let (digest, mut file) = slow.take().unwrap();
+        file.write_all(&whole[10_000..]).unwrap();
+        wanted.insert(digest);
+        drop(file);
+        over.store(true, Ordering::Relaxed);
+        assert!(killer.join().unwrap() >= 5);
+    });
+    let service = ground.start();
+    ground.all_arrive(&wanted).await;
+    service.watching().await;
+    service.rest().await;
+    assert_eq!(ground.arrived().await, wanted);
+    let last = service.runs().await.into_iter().find(|run| run.result.is_some()).unwrap();
+    assert_eq!(last.outcome, Some(Outcome::Succeeded), "{last:?}");
+    service.end().await;
+}
