@@ -349,7 +349,7 @@ fn unknown_keys_and_tables_are_shown_with_what_was_meant() {
     /etc/holdfast/holdfast.toml:6:1: unknown key `schedul` in [copy.binaries]
         6 | schedul = "0 0 5 * * Sun"
           | ^^^^^^^
-       way out: did you mean `schedule`? known keys: destination, jitter, parallel, repository, schedule, settle, timezone
+       way out: did you mean `schedule`? known keys: destination, jitter, parallel, point_every, repository, schedule, settle, timezone, watch
     "#);
 }
 
