@@ -55,7 +55,7 @@ fn describe(status: &Status) -> String {
 
 fn jobs(jobs: &[JobStatus]) -> Table {
     use Align::Left;
-    let columns = ["JOB", "NOW", "LAST RUN", "OUTCOME"];
+    let columns = ["JOB", "NOW", "LAST RUN", "OUTCOME", "NEXT RUN"];
     let mut table = Table::new(columns.map(|column| (column, Left)).to_vec());
     let dash = || "-".to_owned();
     for job in jobs {
@@ -70,6 +70,7 @@ fn jobs(jobs: &[JobStatus]) -> Table {
             now,
             last.map_or_else(dash, |run| text::time(run.started)),
             last.and_then(|run| run.outcome).map_or("-", Outcome::as_str).to_owned(),
+            job.next_run.map_or_else(dash, text::time),
         ]);
         if let Some(watch) = &job.watch {
             table.below(&watching(watch));
