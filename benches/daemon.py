@@ -47,19 +47,35 @@ class Service:
         lines = dict(line.split(":", 1) for line in open(f"/proc/{self.process.pid}/status") if ":" in line)
         return [int(lines[name].split()[0]) / 1024 for name in ("VmRSS", "VmHWM")]
 
-    def wakeups(self):
-        """How often its threads have gone to sleep so far, which is how often they were woken."""
-        count = 0
+    def sleeps(self):
+        """How often each of its threads has gone to sleep so far, which is how often it was woken."""
+        counts = {}
         for thread in os.listdir(f"/proc/{self.process.pid}/task"):
             for line in open(f"/proc/{self.process.pid}/task/{thread}/status"):
                 if line.startswith("voluntary_ctxt_switches"):
-                    count += int(line.split()[1])
-        return count
+                    counts[thread] = int(line.split()[1])
+        return counts
+
+    def wakeups(self, seconds):
+        """How often its threads are woken in that time; looked at each second, since threads come and go."""
+        woken, before = 0, self.sleeps()
+        for _ in range(seconds):
+            time.sleep(1)
+            now = self.sleeps()
+            woken += sum(count - before.get(thread, 0) for thread, count in now.items())
+            before = now
+        return woken
 
     def stop(self):
         self.process.send_signal(signal.SIGTERM)
         self.process.wait(60)
         self.log.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.stop()
 
 
 def configure(directory, store, server, port, more=""):
@@ -74,17 +90,13 @@ def configure(directory, store, server, port, more=""):
 def idle(directory, server, seconds):
     """A store of a few binaries, watched, with a schedule that does not come due meanwhile."""
     store = os.path.join(directory, "few")
-    others.make_store(store, 100)
+    others.make_store(store, 100, seed=2)
     port = free_port()
     config = configure(directory, store, server, port, 'watch = true\nschedule = "@yearly"\n[backup.main]\nschedule = "@yearly"\n')
-    service = Service(directory, config, port)
-    time.sleep(10)  # the first scan
-    before = service.wakeups()
-    time.sleep(seconds)
-    woken = (service.wakeups() - before) / seconds
-    memory = service.memory()
-    service.stop()
-    return woken, memory, service.ready_after
+    with Service(directory, config, port) as service:
+        time.sleep(10)  # the first scan
+        woken = service.wakeups(seconds) / seconds
+        return woken, service.memory(), service.ready_after
 
 
 def ready(directory, server, indexed):
@@ -100,10 +112,8 @@ def ready(directory, server, indexed):
     port = free_port()
     size = os.path.getsize(os.path.join(directory, "state", "ledger.db"))
     config = configure(directory, os.path.join(directory, "few"), server, port)
-    service = Service(directory, config, port)
-    memory = service.memory()
-    service.stop()
-    return service.ready_after, size, memory
+    with Service(directory, config, port) as service:
+        return service.ready_after, size
 
 
 def status_under_load(directory, server, files):
@@ -112,23 +122,21 @@ def status_under_load(directory, server, files):
     others.make_store(store, files)
     shutil.rmtree(os.path.join(directory, "state"))
     port = free_port()
-    service = Service(directory, configure(directory, store, server, port), port)
-    run = subprocess.Popen([os.path.join(others.RELEASE, "holdfast"), "--config", os.path.join(directory, "holdfast.toml"),
-                            "run", "copy.main", "--json"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                           env={**os.environ, **others.KEYS})
-    connection = http.client.HTTPConnection("127.0.0.1", port)
-    times = []
-    while run.poll() is None:
-        began = time.monotonic()
-        connection.request("GET", "/status")
-        status = json.loads(connection.getresponse().read())
-        if status["running"]:
-            times.append(time.monotonic() - began)
-        time.sleep(0.005)
-    ended = json.loads(run.stdout.read())
-    assert ended["outcome"] == "succeeded" and ended["counts"]["copied"] == files, ended
-    memory = service.memory()
-    service.stop()
+    config, times = configure(directory, store, server, port), []
+    with Service(directory, config, port) as service:
+        run = subprocess.Popen([os.path.join(others.RELEASE, "holdfast"), "--config", config, "run", "copy.main", "--json"],
+                               stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={**os.environ, **others.KEYS})
+        connection = http.client.HTTPConnection("127.0.0.1", port)
+        while run.poll() is None:
+            began = time.monotonic()
+            connection.request("GET", "/status")
+            status = json.loads(connection.getresponse().read())
+            if status["running"]:
+                times.append(time.monotonic() - began)
+            time.sleep(0.005)
+        ended = json.loads(run.stdout.read())
+        assert ended["outcome"] == "succeeded" and ended["counts"]["copied"] == files, ended
+        memory = service.memory()
     times.sort()
     return [times[int(len(times) * share)] * 1000 for share in (0.5, 0.99)] + [times[-1] * 1000], len(times), memory
 
@@ -149,7 +157,7 @@ def main():
         print(f"| idle: wake-ups a second, all threads | {woken:.2f} |")
         print(f"| idle: memory, MiB (highest so far) | {resident:.0f} ({highest:.0f}) |")
         print(f"| ready after, small ledger | {after * 1000:.0f} ms |", flush=True)
-        after, size, (resident, _) = ready(directory, server, arguments.indexed)
+        after, size = ready(directory, server, arguments.indexed)
         print(f"| ready after, {arguments.indexed:,} binaries in the index ({size / 2**20:.0f} MiB) | {after * 1000:.0f} ms |", flush=True)
         (median, p99, worst), asked, (_, highest) = status_under_load(directory, server, arguments.files)
         print(f"| `GET /status` during a copy of {arguments.files:,}: p50, p99, longest of {asked:,} | "

@@ -61,10 +61,11 @@ impl ConfiguredSite {
                 let (parallel, settle) = (job.parallel, job.settle);
                 let order = CopyOrder { source, destination, parallel, settle, full: options.full };
                 if scope == Scope::Everything || options.full {
-                    return Box::pin(copy_all(run, &order, name)).await;
+                    Box::pin(copy_all(run, &order, name)).await
+                } else {
+                    let (name, point_every, hurry) = (name.to_owned(), job.point_every, hurry.clone());
+                    Box::pin(copy_pending(run, &order, &Following { job: name, point_every, hurry })).await
                 }
-                let (name, point_every, hurry) = (name.to_owned(), job.point_every, hurry.clone());
-                Box::pin(copy_pending(run, &order, &Following { job: name, point_every, hurry })).await
             }
             Job::Backup(job) => {
                 let (name, volume_bytes, settle) = (name.to_owned(), job.volume_bytes, job.settle);

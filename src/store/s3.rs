@@ -120,7 +120,7 @@ pub struct S3Store {
 /// What the store and its uploads share: the connections, and where they lead.
 struct Bucket {
     client: Client,
-    /// The way of puts; none where only the SDK knows it.
+    /// The way of puts and gets; none where only the SDK knows it.
     direct: Option<Direct>,
     settings: S3Settings,
     capabilities: Capabilities,

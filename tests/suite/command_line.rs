@@ -99,7 +99,9 @@ impl Site {
     /// Copies; gives the restore point.
     fn copy(&self) -> String {
         let run = self.holdfast(&["run", "copy.binaries", "--json"]).exits(0).json();
-        run["result"].as_str().unwrap().to_owned()
+        let point = run["result"].as_str().unwrap();
+        assert_eq!(run["url"].as_str().unwrap().rsplit('/').next(), Some(point), "{run}");
+        point.to_owned()
     }
 
     fn holdfast(&self, arguments: &[&str]) -> Ended {

@@ -1,4 +1,5 @@
-//! One request without the SDK's machinery: the put of a small object, of which a first copy makes millions.
+//! Two requests without the SDK's machinery: the put of a small object, of which a first copy makes millions, and the
+//! get of one, of which a restore does.
 //!
 //! The SDK assembles each request from some forty runtime plugins, which costs more than reading, digesting and
 //! sending a binary of the usual size. Here the request is put together by hand; who signs it and what carries it
@@ -105,18 +106,44 @@ impl Direct {
         headers: &[(&'static str, &str)],
         body: Bytes,
     ) -> Result<(), Refusal> {
-        let request = self.signed(name, headers, body).await?;
+        let request = self.signed("PUT", name, headers, body).await?;
+        self.call(Operation::Put, settings, request).await.map(drop)
+    }
+
+    /// Gets an object by its name in the bucket, or the part of it that a header asks for.
+    pub(super) async fn get(
+        &self,
+        settings: &S3Settings,
+        name: &str,
+        headers: &[(&'static str, &str)],
+    ) -> Result<HttpResponse, Refusal> {
+        let request = self.signed("GET", name, headers, Bytes::new()).await?;
+        self.call(Operation::Get, settings, request).await
+    }
+
+    async fn call(
+        &self,
+        operation: Operation,
+        settings: &S3Settings,
+        request: HttpRequest,
+    ) -> Result<HttpResponse, Refusal> {
         let answer = self.connector.call(request).await.map_err(|error| Refusal::unanswered(&error))?;
         let status = answer.status().as_u16();
-        if status == 200 {
-            return Ok(());
+        if matches!(status, 200 | 206) {
+            return Ok(answer);
         }
         let text = beginning(answer).await;
         let fault = Fault::read(&text);
-        Err(Refusal::answered(Operation::Put, settings, status, fault.code.as_deref(), fault.message.as_deref()))
+        Err(Refusal::answered(operation, settings, status, fault.code.as_deref(), fault.message.as_deref()))
     }
 
-    async fn signed(&self, name: &str, headers: &[(&'static str, &str)], body: Bytes) -> Result<HttpRequest, Refusal> {
+    async fn signed(
+        &self,
+        method: &str,
+        name: &str,
+        headers: &[(&'static str, &str)],
+        body: Bytes,
+    ) -> Result<HttpRequest, Refusal> {
         let wrong = |error: &(dyn std::error::Error + 'static)| Refusal::own(ErrorKind::Other, innermost(error));
         let now = self.clock.now();
         let identity = self.identity(now).await?;
@@ -139,11 +166,11 @@ impl Direct {
             .into();
         // The digest covers the body; a second checksum of it for the signature costs as much as all the rest.
         let signable =
-            SignableRequest::new("PUT", url.as_str(), headers.iter().copied(), SignableBody::UnsignedPayload)
+            SignableRequest::new(method, url.as_str(), headers.iter().copied(), SignableBody::UnsignedPayload)
                 .map_err(|error| wrong(&error))?;
         let (signature, _) = sign(signable, &params).map_err(|error| wrong(&error))?.into_parts();
         let mut request = HttpRequest::new(SdkBody::from(body));
-        request.set_method("PUT").map_err(|error| wrong(&error))?;
+        request.set_method(method).map_err(|error| wrong(&error))?;
         request.set_uri(url).map_err(|error| wrong(&error))?;
         let all = request.headers_mut();
         for (name, value) in headers {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{ChecksumMode, ChecksumType};
@@ -11,7 +12,7 @@ use bytes::Bytes;
 use crate::model::digest::Digest;
 use crate::model::key::Key;
 use crate::store::s3::error::{Operation, Refusal, innermost};
-use crate::store::s3::{Bucket, base64};
+use crate::store::s3::{Bucket, base64, within};
 use crate::store::{ByteRange, Download, ErrorKind, ObjectInfo, Page, PageToken, StoreError};
 
 /// How many objects a page holds; S3 gives no more.
@@ -50,25 +51,41 @@ impl Bucket {
         if let Some(range) = range.filter(|range| range.len == 0) {
             return self.get_nothing(key, range).await;
         }
-        let request = self
-            .client
-            .get_object()
-            .bucket(&self.settings.bucket)
-            .key(self.name(key.as_str()))
-            .set_range(range.map(header))
-            .set_expected_bucket_owner(self.owner());
-        let answer = self.ask(Operation::Get, request.send()).await?;
-        let size = size(answer.content_length())?;
+        let name = self.name(key.as_str());
+        let Answered { bytes, given, body } = match &self.direct {
+            Some(direct) => {
+                let range = range.map(header);
+                let owner = self.settings.expected_bucket_owner.as_deref();
+                let headers = [("range", range.as_deref()), ("x-amz-expected-bucket-owner", owner)];
+                let headers: Vec<_> = headers.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+                let asked = direct.get(&self.settings, &name, &headers);
+                Answered::of(within(self.settings.time_outs.answer, asked).await??)
+            }
+            None => self.get_by_sdk(name, range).await?,
+        };
+        let size = size(bytes)?;
         if let Some(range) = range {
             let begins = format!("bytes {}-", range.from);
             // S3 gives what there is of a range that leads beyond the end.
-            if size != range.len || !answer.content_range().is_some_and(|given| given.starts_with(&begins)) {
-                let given = answer.content_range().unwrap_or("all of it");
+            if size != range.len || !given.as_deref().is_some_and(|given| given.starts_with(&begins)) {
+                let given = given.as_deref().unwrap_or("all of it");
                 let cause = format!("asked for {} bytes from byte {}, got {given}", range.len, range.from);
                 return Err(Refusal::own(ErrorKind::Other, cause));
             }
         }
-        Ok(self.download(key, size, answer.body))
+        Ok(self.download(key, size, body))
+    }
+
+    async fn get_by_sdk(&self, name: String, range: Option<ByteRange>) -> Result<Answered, Refusal> {
+        let request = self
+            .client
+            .get_object()
+            .bucket(&self.settings.bucket)
+            .key(name)
+            .set_range(range.map(header))
+            .set_expected_bucket_owner(self.owner());
+        let answer = self.ask(Operation::Get, request.send()).await?;
+        Ok(Answered { bytes: answer.content_length, given: answer.content_range, body: answer.body })
     }
 
     /// A range without bytes, which HTTP cannot ask for.
@@ -113,6 +130,23 @@ impl Bucket {
             _ => None,
         };
         Ok(Page { objects, next })
+    }
+}
+
+/// What came of a GET, however it was sent.
+struct Answered {
+    bytes: Option<i64>,
+    /// The range that was given, `bytes 0-9/100`.
+    given: Option<String>,
+    body: ByteStream,
+}
+
+impl Answered {
+    fn of(answer: HttpResponse) -> Self {
+        let header = |name| answer.headers().get(name).map(str::to_owned);
+        let bytes = header("content-length").and_then(|length| length.parse().ok());
+        let given = header("content-range");
+        Self { bytes, given, body: ByteStream::new(answer.into_body()) }
     }
 }
 
