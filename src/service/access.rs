@@ -2,7 +2,7 @@
 //!
 //! A token is 256 random bits, of which only a digest is kept, in memory and in the ledger. It counts until it expires,
 //! is given up, or its administrator has another password or is gone, whichever comes first; the users file is looked at
-//! each time. Passwords are checked one at a time, and those who guess are [slowed down](throttle).
+//! each time. Passwords are checked one at a time, and those who guess are slowed down.
 
 mod sessions;
 mod throttle;

@@ -1,9 +1,9 @@
 //! The service over HTTP: the calls of people and programs, and those of commands over the socket in the state
 //! directory.
 //!
-//! A connection comes in at a [`listener`](listener), which knows how many there may be; each of its requests is read
-//! whole by [`exchange`](exchange), found by [`router`](router), and answered by [`calls`](calls). Everything has a
-//! limit, and all of them stand in [`limits`](limits).
+//! A connection comes in at a `listener`, which knows how many there may be; each of its requests is read
+//! whole by `exchange`, found by `router`, and answered by `calls`. Everything has a
+//! limit, and all of them stand in `limits`.
 
 mod answer;
 mod asked;

@@ -1,11 +1,11 @@
 //! Starts jobs when their schedules say so.
 //!
-//! What is due is decided by [`timetable`](super::timetable) from the ledger and the clock, whenever we look; what
+//! What is due is decided by `timetable` from the ledger and the clock, whenever we look; what
 //! makes us look decides nothing. So a wake-up that is early, late, doubled or missing changes no more than the
-//! moment of a start. Shortly before a slot an [`Alarm`] is set, which `tokio-cron-scheduler` rings, and a timer of
-//! our own goes off [a little later](LATE) in case it does not. Otherwise we look every [half minute](LOOK_EVERY), as
+//! moment of a start. Shortly before a slot an `Alarm` is set, which `tokio-cron-scheduler` rings, and a timer of
+//! our own goes off a little later in case it does not. Otherwise we look every [half minute](LOOK_EVERY), as
 //! the clock may be set and the machine may sleep. The crate wakes up twice a second for as long as it runs, which is
-//! all that an idle service is allowed; that is why it runs only [shortly before a slot](NEAR).
+//! all that an idle service is allowed; that is why it runs only shortly before a slot.
 //!
 //! Faults of the crate that stay with it: its zones are frozen (it is given moments in UTC), its jobs may stop (our
 //! timer does not), it forgets what it missed (the ledger does not), it starts things twice or in another order (the
