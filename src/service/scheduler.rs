@@ -3,7 +3,7 @@
 //! What is due is decided by `timetable` from the ledger and the clock, whenever we look; what
 //! makes us look decides nothing. So a wake-up that is early, late, doubled or missing changes no more than the
 //! moment of a start. Shortly before a slot an `Alarm` is set, which `tokio-cron-scheduler` rings, and a timer of
-//! our own goes off a little later in case it does not. Otherwise we look every [half minute](LOOK_EVERY), as
+//! our own goes off a little later in case it does not. Otherwise we look every half minute, as
 //! the clock may be set and the machine may sleep. The crate wakes up twice a second for as long as it runs, which is
 //! all that an idle service is allowed; that is why it runs only shortly before a slot.
 //!
