@@ -209,7 +209,9 @@ impl Daemon {
 
     /// What the service is at.
     pub async fn status(&self) -> anyhow::Result<Status> {
-        let lives = self.0.board.all();
+        // Taken before the ledger is read: a run that has ended is in one of the two.
+        let (ended, lives): (Vec<_>, Vec<_>) = self.0.board.all().into_iter().partition(|live| live.has_ended());
+        let ended: Vec<Run> = ended.iter().map(|live| live.view()).collect();
         let of = |job: &str, begun: bool| {
             let of_job = |live: &&Arc<Live>| live.added.activation.job == job && live.has_begun() == begun;
             lives.iter().find(of_job).map(|live| live.added.id)
@@ -236,7 +238,7 @@ impl Daemon {
         let jobs = self.site().jobs().into_iter().map(|spec| JobStatus {
             running: of(&spec.name, true),
             waiting: of(&spec.name, false),
-            last_run: last.iter().find(|run| run.job == spec.name).cloned(),
+            last_run: ended.iter().chain(&last).filter(|run| run.job == spec.name).max_by_key(|run| run.id).cloned(),
             next_run: next_run(&spec),
             schedule: spec.timing.as_ref().map(|timing| timing.schedule.text().to_owned()),
             timezone: spec.timing.as_ref().map(|timing| timing.schedule.timezone().to_owned()),

@@ -83,6 +83,11 @@ impl Live {
         self.ended.get_or_init(|| run);
     }
 
+    /// Whether it has.
+    pub fn has_ended(&self) -> bool {
+        self.ended.get().is_some()
+    }
+
     /// The run as it is now.
     pub fn view(&self) -> Run {
         if let Some(run) = self.ended.get() {
