@@ -1,9 +1,12 @@
 //! The command line: the subcommands, progress on the terminal, and exit statuses.
 
+mod aside;
 mod check;
 mod confirm;
 mod demo;
 mod destination;
+mod diff;
+mod documents;
 mod exit;
 mod foreground;
 mod history;
@@ -68,6 +71,10 @@ enum Command {
     Restore(restore::Arguments),
     /// Read restore points and archives back and check them
     Verify(verify::Arguments),
+    /// Print the documents of a restore point or an archive as JSON lines
+    Documents(documents::Arguments),
+    /// Say how two restore points or archives differ
+    Diff(diff::Arguments),
     /// List the runs, newest first
     History(history::Arguments),
     /// Show what the running service is at
@@ -110,6 +117,8 @@ impl Arguments {
             Command::Check(arguments) => in_runtime(check::check(&file, &arguments)),
             Command::History(arguments) => history::history(&Config::load(&file)?, &arguments),
             Command::Points(arguments) => in_runtime(points::points(load(&file)?, &arguments)),
+            Command::Documents(arguments) => in_runtime(documents::documents(load(&file)?, &arguments)),
+            Command::Diff(arguments) => in_runtime(diff::diff(load(&file)?, &arguments)),
             Command::Serve => in_runtime(serve::serve(&file)),
             Command::Status(arguments) => in_runtime(status::status(load(&file)?, &arguments)),
             Command::Reload => in_runtime(reload::reload(load(&file)?)),

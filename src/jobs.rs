@@ -2,10 +2,12 @@
 
 pub mod backup;
 pub mod catalogue;
+pub mod closure;
 pub mod context;
 pub mod copy;
 pub mod cursor;
 pub mod download;
+pub mod inspect;
 pub mod learn;
 pub mod list;
 pub mod reading;

@@ -11,6 +11,8 @@ pub mod key;
 pub mod layout;
 pub mod password;
 pub mod point;
+pub mod references;
 pub mod run;
 pub mod schedule;
 pub mod slots;
+pub mod strict;

@@ -4,6 +4,7 @@
 //! run that was cut goes on there. `backup/feed.rs` reads ahead, `backup/volume.rs` writes; the manifest comes last.
 
 mod feed;
+mod prove;
 mod survey;
 mod volume;
 
@@ -14,16 +15,18 @@ use bytes::Bytes;
 use jiff::SignedDuration;
 use tokio::sync::mpsc;
 
+use super::closure::Needed;
 use super::context::{Destination, Ended, RunContext, is_cancelled};
 use super::source::RepositorySource;
 use super::upload::{Manner, agrees, part_bytes_for, put_once, stream_object, sweep_uploads};
-use crate::ledger::{ArchiveUnderWay, VolumeWritten};
+use crate::ledger::{ArchiveUnderWay, Scratch, VolumeWritten};
 use crate::model::archive::{ArchiveManifest, ArchiveName, Volume};
 use crate::model::digest::{Algorithm, Digest};
 use crate::model::key::Key;
 use crate::model::point::{DocumentSet, FORMAT};
 use crate::store::ErrorKind;
-use feed::{Feed, OpenDocuments, feed_binaries, feed_documents, open_documents};
+use feed::{Feed, OpenDocuments, feed_binaries, feed_documents, open_documents, read_needed};
+use prove::prove;
 use survey::{Survey, survey};
 use volume::{VolumeLimits, write_volume};
 
@@ -57,12 +60,19 @@ pub async fn backup(run: &RunContext, order: &BackupOrder) -> anyhow::Result<End
     // Whatever the documents name now is on disk already, so the binaries are looked at after them.
     let documents = open_documents(run, order).await?;
     let mut archive = resume_or_begin(run, order, documents.as_ref()).await?;
+    let (resumed, mut needed, mut held) = (!archive.volumes.is_empty(), None, None);
     if !archive.volumes.last().is_some_and(|volume| volume.last) {
         let survey = survey(run, order, last_binary(&archive)).await?;
-        archive = write_volumes(run, order, archive, documents, survey).await?;
+        let fed = documents.clone().filter(|_| !resumed);
+        (archive, needed, held) = write_volumes(run, order, archive, fed, survey).await?;
     }
+    if resumed {
+        needed = read_needed(run, documents).await?;
+        held = None;
+    }
+    let proved = prove(run, order, &archive, needed, held).await?;
     run.go_on()?;
-    finish(run, order, archive).await
+    finish(run, order, archive, proved).await
 }
 
 /// The archive that an earlier run began, if going on with it makes sense, or a new one.
@@ -149,7 +159,7 @@ async fn write_volumes(
     mut archive: ArchiveUnderWay,
     documents: Option<OpenDocuments>,
     survey: Survey,
-) -> anyhow::Result<ArchiveUnderWay> {
+) -> anyhow::Result<(ArchiveUnderWay, Option<Needed>, Option<Scratch>)> {
     let (documents_to, packed) = mpsc::channel(1);
     let (binaries_to, binaries) = mpsc::channel(READ_AHEAD);
     let after = last_binary(&archive);
@@ -160,7 +170,6 @@ async fn write_volumes(
     // They are in the first volumes, and an archive without all of them is not gone on with.
     let resumed = !archive.volumes.is_empty();
     let records = if resumed { Vec::new() } else { survey.records.clone() };
-    let documents = documents.filter(|_| !resumed);
     let fed_documents = feed_documents(run, documents, documents_to);
     let fed_binaries = feed_binaries(run, order, survey, after, binaries_to);
     let written = async {
@@ -174,11 +183,11 @@ async fn write_volumes(
     };
     let (fed_documents, fed_binaries, written) = tokio::join!(fed_documents, fed_binaries, written);
     // What cut the others off is the cause; they only say that they were.
-    let errors = [fed_documents.err(), fed_binaries.err()];
-    if let Some(cause) = errors.into_iter().flatten().find(|error| !is_cancelled(error)) {
-        return Err(cause);
+    match (fed_documents, fed_binaries) {
+        (Err(cause), _) | (_, Err(cause)) if !is_cancelled(&cause) => Err(cause),
+        (Ok(needed), Ok(held)) => Ok((written?, needed, Some(held))),
+        (Err(cause), _) | (_, Err(cause)) => written.and(Err(cause)),
     }
-    written
 }
 
 /// Writes one volume; gives what is left to be written, or none at the end.
@@ -237,8 +246,13 @@ async fn write_one(
 }
 
 /// Writes the manifest, which makes it an archive.
-async fn finish(run: &RunContext, order: &BackupOrder, archive: ArchiveUnderWay) -> anyhow::Result<Ended> {
-    let complete = archive.volumes.iter().all(|volume| volume.complete);
+async fn finish(
+    run: &RunContext,
+    order: &BackupOrder,
+    archive: ArchiveUnderWay,
+    proved: bool,
+) -> anyhow::Result<Ended> {
+    let complete = proved && archive.volumes.iter().all(|volume| volume.complete);
     if !complete && !run.report.is_partial() {
         run.report.problem(
             "archive",

@@ -5,6 +5,7 @@
 
 mod dispatch;
 pub mod pending;
+mod prove;
 mod scan;
 
 use std::time::Duration;
@@ -14,6 +15,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use self::dispatch::{Dispatch, record};
+use self::prove::prove;
 use self::scan::Scan;
 use super::context::{Destination, Ended, RunContext};
 use super::cursor::Cursor;
@@ -57,9 +59,11 @@ pub async fn copy(run: &RunContext, order: &CopyOrder) -> anyhow::Result<Ended> 
     source.open()?;
     let series = prepare(run, order).await?;
     let name = PointName::new(run.started, run.id);
-    let head = source::read_head(run, source, &order.destination, &name, &series, Reread::IfIncomplete).await?;
+    let (head, needed) =
+        source::read_head(run, source, &order.destination, &name, &series, Reread::IfIncomplete).await?;
     let beside = bring_binaries(run, order, &series).await?;
     let head = source::read_records(run, source, &order.destination, &name, &series, head, &beside.records).await?;
+    prove(run, order, &series, needed).await?;
     run.go_on()?;
     let complete = !run.report.is_partial();
     finish(run, order, series, name, head, complete).await

@@ -8,6 +8,8 @@ mod compare;
 pub mod contents;
 mod fetch;
 mod install;
+mod owner;
+mod placing;
 mod staging;
 
 use std::path::PathBuf;
@@ -23,6 +25,7 @@ use crate::model::run::{Outcome, RunFilter};
 use crate::repository::binaries::BinaryStore;
 use compare::Comparison;
 use contents::Contents;
+pub use fetch::DOCUMENTS_LIMIT;
 use staging::Staging;
 
 /// How many earlier runs are looked at for restores that were cut.
@@ -206,7 +209,13 @@ async fn bring(
     comparison: Comparison,
     staging: &Staging,
 ) -> anyhow::Result<(Scratch, Comparison)> {
-    let staged = staging.bytes();
+    let waiting = staging.paths();
+    let (comparison, staged) = run
+        .blocking(move |_| {
+            let staged = waiting.take_over(&comparison.fetch)?;
+            Ok((comparison, staged))
+        })
+        .await?;
     let free = staging::free_bytes(&order.binaries)?;
     let needed = comparison.fetch_bytes.saturating_sub(staged);
     if needed > free {

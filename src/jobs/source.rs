@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
+use super::closure::Needed;
 use super::context::{Destination, RunContext};
 use super::upload::put_once;
 use crate::ledger::{Scratch, Series};
@@ -83,17 +84,22 @@ impl SeenDocuments for OnDisk {
     }
 }
 
-/// Reads the documents of a directory, hands them on packed, and takes what there is to say of them into the report.
+/// Reads the documents of a directory, hands them on packed, and takes what there is to say of them into the report;
+/// gives the binaries that they need.
 pub fn read_documents(
     run: &RunContext,
     directory: &DocumentDirectory,
     sink: &mut dyn FnMut(PackedDocuments) -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Needed> {
     let mut seen = OnDisk::new(run)?;
-    let report = directory.read(&mut seen, &|| run.stop.is_cancelled(), sink);
+    let mut needed = Needed::new(run)?;
+    let report = directory.read(&mut seen, &|| run.stop.is_cancelled(), &mut |mut packed| {
+        needed.add(&std::mem::take(&mut packed.references))?;
+        sink(packed)
+    });
     run.go_on()?;
     take_report(run, &report?);
-    Ok(())
+    Ok(needed)
 }
 
 fn take_report(run: &RunContext, report: &DocumentReport) {
@@ -122,7 +128,8 @@ pub enum Reread {
     Never,
 }
 
-/// Brings the documents to the directory of a new point, unless they are those of the last one.
+/// Brings the documents to the directory of a new point, unless they are those of the last one; gives the binaries
+/// that they need if they were read.
 pub async fn read_head(
     run: &RunContext,
     source: &RepositorySource,
@@ -130,8 +137,8 @@ pub async fn read_head(
     point: &PointName,
     series: &Series,
     reread: Reread,
-) -> anyhow::Result<Head> {
-    let Some(directory) = &source.documents else { return Ok(Head::default()) };
+) -> anyhow::Result<(Head, Option<Needed>)> {
+    let Some(directory) = &source.documents else { return Ok((Head::default(), None)) };
     let directory = DocumentDirectory::new(directory.clone());
     let fingerprint = {
         let directory = directory.clone();
@@ -141,7 +148,8 @@ pub async fn read_head(
         && series.documents.as_deref() == Some(&fingerprint)
         && (reread == Reread::Never || last.documents.damaged.is_none() && last.complete)
     {
-        return Ok(Head { documents: last.documents.clone(), fingerprint: Some(fingerprint), records: Vec::new() });
+        let head = Head { documents: last.documents.clone(), fingerprint: Some(fingerprint), records: Vec::new() };
+        return Ok((head, None));
     }
     run.report.phase("reading documents", "documents", None);
     let (to, packed) = mpsc::channel(1);
@@ -171,8 +179,8 @@ pub async fn read_head(
     };
     let (read, sent) = tokio::join!(reading, sending);
     let documents = sent?;
-    read?;
-    Ok(Head { documents, fingerprint: Some(fingerprint), records: Vec::new() })
+    let needed = read?;
+    Ok((Head { documents, fingerprint: Some(fingerprint), records: Vec::new() }, Some(needed)))
 }
 
 /// Takes a packed file into a set.

@@ -373,6 +373,20 @@ impl Ledger {
         )
     }
 
+    /// The binaries that the point of the copy under way will have, after this one, in order: the next few thousand,
+    /// none at the end.
+    pub fn held_after(&self, series: SeriesId, after: Option<&Digest>) -> anyhow::Result<Vec<(Digest, Option<u64>)>> {
+        self.page(
+            "SELECT digest, size FROM members m WHERE series = ?1 AND digest > ?2
+             AND NOT EXISTS (SELECT 1 FROM changes c WHERE c.series = m.series AND c.digest = m.digest)
+             UNION ALL
+             SELECT digest, size FROM changes WHERE series = ?1 AND digest > ?2 AND size IS NOT NULL
+             ORDER BY digest LIMIT ?3",
+            series,
+            after,
+        )
+    }
+
     fn page(&self, sql: &str, series: SeriesId, after: Option<&Digest>) -> anyhow::Result<Vec<(Digest, Option<u64>)>> {
         let after = after.map_or(&[][..], Digest::as_bytes);
         self.connection()

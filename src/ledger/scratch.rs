@@ -101,23 +101,42 @@ impl Scratch {
         }
     }
 
-    /// All binaries up to `last` in the opposite order, page by page.
-    pub fn each_back(&self, last: &Digest, mut visit: impl FnMut(&Listed) -> anyhow::Result<()>) -> anyhow::Result<()> {
-        self.get(last)?.iter().try_for_each(&mut visit)?;
-        let mut before = *last;
-        loop {
+    /// The binary of this digest, or the nearest one before it.
+    pub fn nearest(&self, digest: &Digest) -> anyhow::Result<Option<Listed>> {
+        self.connection
+            .prepare_cached("SELECT digest, size, mark FROM binaries WHERE digest <= ? ORDER BY digest DESC LIMIT 1")?
+            .query_row([digest.as_bytes()], read_listed)
+            .optional()
+            .context("read from the scratch file")
+    }
+
+    /// All binaries in the opposite order, page by page: those up to `last`, or from the end.
+    pub fn each_back(
+        &self,
+        last: Option<&Digest>,
+        mut visit: impl FnMut(&Listed) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let mut page_before = |before: &[u8]| -> anyhow::Result<Option<Digest>> {
             let page: Vec<Listed> = self
                 .connection
                 .prepare_cached(
                     "SELECT digest, size, mark FROM binaries WHERE digest < ? ORDER BY digest DESC LIMIT ?",
                 )?
-                .query_map(params![before.as_bytes(), PAGE_ROWS], read_listed)?
+                .query_map(params![before, PAGE_ROWS], read_listed)?
                 .collect::<Result<_, _>>()
                 .context("read from the scratch file")?;
-            let Some(end) = page.last() else { return Ok(()) };
-            before = end.digest;
             page.iter().try_for_each(&mut visit)?;
+            Ok(page.last().map(|binary| binary.digest))
+        };
+        let mut end = match last {
+            // A byte more than the digest: what comes right after it.
+            Some(last) => page_before(&[last.as_bytes(), &[0]].concat())?,
+            None => page_before(&[0xff; 33])?,
+        };
+        while let Some(before) = end {
+            end = page_before(before.as_bytes())?;
         }
+        Ok(())
     }
 
     /// How many binaries are in that have a size, and their sizes added up.
@@ -129,6 +148,15 @@ impl Scratch {
             .context("count the scratch file")
     }
 
+    /// The content and ordinal of the document with this id, if it is in.
+    pub fn document(&self, id: &[u8; 16]) -> anyhow::Result<Option<([u8; 16], u64)>> {
+        self.connection
+            .prepare_cached("SELECT content, ordinal FROM documents WHERE id = ?")?
+            .query_row([id], |row| Ok((row.get(0)?, row.get(1)?)))
+            .optional()
+            .context("read from the scratch file")
+    }
+
     /// Puts a document in; gives the content and ordinal of one with the same id that this one replaces.
     pub fn put_document(
         &self,
@@ -136,12 +164,7 @@ impl Scratch {
         content: &[u8; 16],
         ordinal: u64,
     ) -> anyhow::Result<Option<([u8; 16], u64)>> {
-        let earlier = self
-            .connection
-            .prepare_cached("SELECT content, ordinal FROM documents WHERE id = ?")?
-            .query_row([id], |row| Ok((row.get(0)?, row.get(1)?)))
-            .optional()
-            .context("read from the scratch file")?;
+        let earlier = self.document(id)?;
         self.connection
             .prepare_cached("INSERT OR REPLACE INTO documents (id, content, ordinal) VALUES (?, ?, ?)")?
             .execute(params![id, content, ordinal])

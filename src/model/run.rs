@@ -145,7 +145,8 @@ pub struct Counts {
     pub failed: u64,
     /// Of the failed: those whose content is not what their name says.
     pub damaged: u64,
-    /// Of the failed, in restore and verify: those the destination does not have.
+    /// Of the failed: those the destination does not have (restore, verify), or that documents refer to and the
+    /// repository does not have (copy, backup).
     pub missing: u64,
     /// Binaries of the last restore point that are no longer in the repository (copy).
     pub removed: u64,
@@ -165,6 +166,10 @@ pub struct Counts {
     pub conflicting_documents: u64,
     /// Lines that are no documents; their bytes are kept aside.
     pub damaged_documents: u64,
+    /// Different binaries that the documents refer to, when these were read (copy, backup).
+    pub references: u64,
+    /// Binaries of the backup that no document refers to; no loss.
+    pub unreferenced: u64,
     /// Binaries in the repository that the backup does not have, moved to the quarantine.
     pub quarantined: u64,
     /// The size of the archive that was made or restored, its volumes added up; of a restore point that was restored,

@@ -30,6 +30,7 @@ mod survey;
 
 pub use listing::Fingerprint;
 pub use pack::count_documents;
+pub use pack::each_line;
 pub use pack::packed_lines;
 
 /// How many problems a report names; it counts them all.
@@ -75,11 +76,13 @@ pub struct PackedDocuments {
     pub sha1: Digest,
     /// How many lines it holds.
     pub documents: u64,
+    /// The binaries that they refer to, each as often as they do.
+    pub references: Vec<Digest>,
 }
 
 impl std::fmt::Debug for PackedDocuments {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { name, content, sha1, documents } = self;
+        let Self { name, content, sha1, documents, references: _ } = self;
         write!(f, "PackedDocuments({name}, {} bytes, {sha1}, {documents} documents)", content.len())
     }
 }
@@ -234,6 +237,6 @@ impl OpenFile<'_> {
 }
 
 /// The first 16 bytes of the SHA-1, which tell documents apart in half the space.
-fn short_hash(bytes: &[u8]) -> [u8; 16] {
+pub fn short_hash(bytes: &[u8]) -> [u8; 16] {
     *Digest::of(Algorithm::Sha1, bytes).as_bytes().first_chunk().expect("a SHA-1 has 20 bytes")
 }

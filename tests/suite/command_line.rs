@@ -560,19 +560,21 @@ fn help_lists_the_commands() {
     Usage: holdfast [OPTIONS] <COMMAND>
 
     Commands:
-      serve    Run as a service: by the schedule, on changes, and on request
-      run      Run one job now, in the foreground: copy.NAME or backup.NAME
-      points   List the restore points and archives
-      restore  Bring a repository, or parts of it, back from a restore point or an archive
-      verify   Read restore points and archives back and check them
-      history  List the runs, newest first
-      status   Show what the running service is at
-      reload   Have the running service read its configuration again; fails if that is refused
-      check    Check the configuration, permissions, limits, and what each destination can do
-      passwd   Add an administrator, who may start and stop things over HTTP, or set the password
-      init     Write a first configuration to the file named by --config
-      demo     Show the whole story on a sample repository; needs no configuration, no S3 and no root
-      help     Print this message or the help of the given subcommand(s)
+      serve      Run as a service: by the schedule, on changes, and on request
+      run        Run one job now, in the foreground: copy.NAME or backup.NAME
+      points     List the restore points and archives
+      restore    Bring a repository, or parts of it, back from a restore point or an archive
+      verify     Read restore points and archives back and check them
+      documents  Print the documents of a restore point or an archive as JSON lines
+      diff       Say how two restore points or archives differ
+      history    List the runs, newest first
+      status     Show what the running service is at
+      reload     Have the running service read its configuration again; fails if that is refused
+      check      Check the configuration, permissions, limits, and what each destination can do
+      passwd     Add an administrator, who may start and stop things over HTTP, or set the password
+      init       Write a first configuration to the file named by --config
+      demo       Show the whole story on a sample repository; needs no configuration, no S3 and no root
+      help       Print this message or the help of the given subcommand(s)
 
     Options:
           --config <FILE>  The configuration [env: HOLDFAST_CONFIG] [default: /etc/holdfast/holdfast.toml]

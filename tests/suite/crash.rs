@@ -509,8 +509,7 @@ impl<'a> Trial<'a> {
         let whole = |digest: &Digest, path: &Path| fs::read(path).is_ok_and(|content| digest.matches(&content));
         let staged = ours(self.directory.path(), ".holdfast-restore-").pop();
         let is_brought = |digest: &&Digest| {
-            let name = digest.to_string();
-            let staged = staged.as_ref().map(|staged| staged.join("binaries").join(&name[..2]).join(&name));
+            let staged = staged.as_ref().map(|staged| staged.join("binaries").join(Layout::modeshape().path(digest)));
             whole(digest, &self.binary(digest)) || staged.is_some_and(|staged| whole(digest, &staged))
         };
         self.needed.iter().filter(is_brought).copied().collect()

@@ -160,7 +160,11 @@ impl Lab {
     /// Writes documents with these ids as a ModeShape backup would have them.
     pub(crate) fn write_documents(&mut self, ids: &[&str]) {
         let line = |id: &&str| format!("{{ \"metadata\" : {{ \"id\" : \"{id}\" }} , \"content\" : {{ }} }}\n");
-        let lines = ids.iter().map(line).collect::<Vec<_>>().concat();
+        self.write_lines(&ids.iter().map(line).collect::<Vec<_>>().concat());
+    }
+
+    /// Writes these lines in place of all documents.
+    pub(crate) fn write_lines(&mut self, lines: &str) {
         std::fs::write(self.path("documents/documents_000001.bin"), lines).unwrap();
         self.with_documents = true;
     }

@@ -687,6 +687,81 @@ async fn documents_that_cannot_be_put_in_place_take_everything_back() {
 }
 
 #[tokio::test]
+async fn whole_directories_that_were_put_in_place_are_taken_back_and_what_others_put_there_stays() {
+    for lost in ["the store", "its first level", "its directories but for one"] {
+        let mut kept = kept().await;
+        kept.spoil();
+        let root = kept.lab.path("binaries");
+        let spared = kept.path(40).parent().unwrap().to_owned();
+        match lost {
+            "the store" => std::fs::remove_dir_all(&root).unwrap(),
+            _ => {
+                for entry in std::fs::read_dir(&root).unwrap() {
+                    let level = entry.unwrap().path();
+                    if lost == "its first level" || !spared.starts_with(&level) {
+                        std::fs::remove_dir_all(level).unwrap();
+                    }
+                }
+            }
+        }
+        let before = kept.lab.everything();
+        // The old documents are aside when it turns out that there is no place for the new ones.
+        let blocked = kept.lab.path("documents/documents_000001.bin.gz");
+        let block = blocked.clone();
+        let happens = move || std::fs::create_dir_all(block.join("x")).unwrap();
+        kept.broken.breaks_at("get binaries/", 0, Effect::Happens(Box::new(happens)));
+        let run = kept.lab.restore(&kept.point).await;
+        assert!(kept.broken.heal());
+        assert!(run.error.as_ref().unwrap().contains("taken back"), "{run:?}");
+        std::fs::remove_dir_all(&blocked).unwrap();
+        assert!(kept.lab.everything() == before, "{lost}");
+        // All that was fetched waits for the next try, which brings it in without a request for a binary.
+        kept.broken.take_requests();
+        let run = kept.lab.restore(&kept.point).await;
+        assert_eq!((run.outcome, run.counts.copied), (SUCCEEDED, 0), "{run:?}");
+        assert!(!kept.broken.take_requests().iter().any(|request| request.starts_with("get binaries/")));
+        assert_eq!(kept.lab.snapshot().len(), 101, "{lost}");
+    }
+}
+
+/// A directory is renamed with all that is in it.
+#[tokio::test]
+async fn what_an_earlier_try_left_comes_in_only_if_it_is_asked_for() {
+    let kept = kept_in_part().await;
+    kept.broken.breaks_at("get binaries/", 14, Effect::FailsFromThenOn(ErrorKind::Unavailable));
+    assert_eq!(kept.lab.restore(&kept.point).await.outcome, FAILED);
+    kept.broken.heal();
+    let staged = kept.lab.path("").join(&kept.lab.beside()[0]).join("binaries");
+    let wanted = files_below(&staged).into_keys().next().unwrap();
+    let wanted: Digest = wanted.file_name().unwrap().to_str().unwrap().parse().unwrap();
+    // Cut while it was written, and beside the one that is asked for.
+    let beside =
+        staged.join(Layout::modeshape().path(&wanted)).with_file_name(format!("{:.6}{:034}", wanted.to_string(), 7));
+    std::fs::write(&beside, b"cut").unwrap();
+    std::fs::remove_dir_all(kept.lab.path("binaries")).unwrap();
+    let run = kept.lab.restore_only(&kept.point, &[wanted]).await;
+    assert_eq!((run.outcome, run.counts.staged), (SUCCEEDED, 1), "{run:?}");
+    assert_eq!(kept.lab.snapshot().into_keys().collect::<Vec<_>>(), [Layout::modeshape().path(&wanted)]);
+    let levels = files_below(&kept.lab.path("binaries"));
+    assert_eq!(levels.len(), 1, "{levels:?}");
+}
+
+#[tokio::test]
+async fn restored_directories_pass_on_the_group_as_the_store_does() {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+
+    let kept = kept().await;
+    let root = kept.lab.path("binaries");
+    std::fs::set_permissions(&root, std::fs::Permissions::from_mode(0o2755)).unwrap();
+    let level = kept.path(0).parent().unwrap().to_owned();
+    std::fs::remove_dir_all(level.parent().unwrap().parent().unwrap()).unwrap();
+    let run = kept.lab.restore(&kept.point).await;
+    assert_eq!(run.outcome, SUCCEEDED, "{run:?}");
+    let mode = level.metadata().unwrap().mode();
+    assert_eq!(mode & 0o7777, 0o2755, "{mode:o}");
+}
+
+#[tokio::test]
 async fn a_state_that_a_crash_left_half_installed_is_completed_by_the_next_restore() {
     let mut kept = kept().await;
     let all = kept.lab.snapshot();

@@ -12,11 +12,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::BackupOrder;
 use super::survey::{SIDECAR_NAME, Survey};
+use crate::jobs::closure::Needed;
 use crate::jobs::context::{Cancelled, RunContext};
 use crate::jobs::reading::settle;
 use crate::jobs::sidecars::{SidecarRecorder, is_orphaned_sidecar, report_damaged};
 use crate::jobs::source::{load_record, read_documents, store_name};
-use crate::ledger::Listed;
+use crate::ledger::{Listed, Scratch};
 use crate::model::digest::{Digest, Hasher};
 use crate::model::point::RecordFile;
 use crate::repository::binaries::{BinaryStore, Content};
@@ -166,6 +167,20 @@ impl OpenDocuments {
     pub(super) fn fingerprint(&self) -> String {
         self.fingerprint.to_string()
     }
+
+    fn read(
+        &self,
+        run: &RunContext,
+        sink: &mut dyn FnMut(PackedDocuments) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Needed> {
+        let Self { directory, fingerprint } = self;
+        let needed = read_documents(run, directory, sink)?;
+        if directory.fingerprint()? != *fingerprint {
+            let path = directory.path().display();
+            bail!("read documents in `{path}`: they were changed meanwhile; run the backup again");
+        }
+        Ok(needed)
+    }
 }
 
 /// Opens the documents; none if there are none.
@@ -179,34 +194,35 @@ pub(super) async fn open_documents(run: &RunContext, order: &BackupOrder) -> any
     .await
 }
 
-/// Reads the documents as they were when they were opened.
+/// Reads the documents as they were when they were opened, and gives the binaries that they need.
 pub(super) async fn feed_documents(
     run: &RunContext,
     documents: Option<OpenDocuments>,
     to: mpsc::Sender<Option<PackedDocuments>>,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Option<Needed>> {
     run.blocking(move |run| {
         let send = |item| to.blocking_send(item).map_err(|_| Cancelled);
-        if let Some(OpenDocuments { directory, fingerprint }) = documents {
-            read_documents(run, &directory, &mut |file| Ok(send(Some(file))?))?;
-            if directory.fingerprint()? != fingerprint {
-                let path = directory.path().display();
-                bail!("read documents in `{path}`: they were changed meanwhile; run the backup again");
-            }
-        }
-        Ok(send(None)?)
+        let needed = documents.map(|documents| documents.read(run, &mut |file| Ok(send(Some(file))?))).transpose()?;
+        send(None)?;
+        Ok(needed)
     })
     .await
 }
 
-/// Reads the binaries after `after` in order; those that are not what their name says are named.
+/// Reads documents that are in the archive already for the binaries that they need.
+pub(super) async fn read_needed(run: &RunContext, documents: Option<OpenDocuments>) -> anyhow::Result<Option<Needed>> {
+    run.blocking(move |run| documents.map(|documents| documents.read(run, &mut |_| Ok(()))).transpose()).await
+}
+
+/// Reads the binaries after `after` in order; those that are not what their name says are named. Gives what of the
+/// survey is in the archive, or was in the store when an earlier run wrote what comes up to `after`.
 pub(super) async fn feed_binaries(
     run: &RunContext,
     order: &BackupOrder,
     survey: Survey,
     after: Option<Digest>,
     to: mpsc::Sender<Option<Prepared>>,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Scratch> {
     let store = order.source.binaries.clone();
     let quiet = order.settle;
     run.blocking(move |run| {
@@ -224,14 +240,17 @@ pub(super) async fn feed_binaries(
             after = Some(last.digest);
             for binary in page {
                 run.go_on()?;
-                match reader.prepare(&binary)? {
-                    Some(prepared) => to.blocking_send(Some(prepared)).map_err(|_| Cancelled)?,
-                    None => run.report.reduce_total(binary.bytes.unwrap_or_default()),
+                if let Some(prepared) = reader.prepare(&binary)? {
+                    to.blocking_send(Some(prepared)).map_err(|_| Cancelled)?;
+                } else {
+                    run.report.reduce_total(binary.bytes.unwrap_or_default());
+                    survey.binaries.take(&binary.digest)?;
                 }
             }
         }
         reader.sidecars.flush()?;
-        Ok(to.blocking_send(None).map_err(|_| Cancelled)?)
+        to.blocking_send(None).map_err(|_| Cancelled)?;
+        Ok(survey.binaries)
     })
     .await
 }

@@ -11,7 +11,9 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::dispatch::{Candidate, Dispatch, record};
+use super::prove::prove;
 use super::{CANDIDATES_AHEAD, CHANGES_AHEAD, CopyOrder, copy, finish};
+use crate::jobs::closure::Needed;
 use crate::jobs::context::{Cancelled, Ended, RunContext, is_cancelled};
 use crate::jobs::cursor::Cursor;
 use crate::jobs::send::{Patience, Sender};
@@ -112,8 +114,9 @@ async fn follow(run: &RunContext, order: &CopyOrder, following: &Following, seri
     recorded?;
     sent?;
     let last = produced?;
-    let head = head?;
+    let (head, needed) = head?;
     leave_the_rest(run, order, following, &series, &suspects, last).await?;
+    prove(run, order, &series, needed).await?;
     run.go_on()?;
     let complete = series.last.as_ref().is_some_and(|last| last.complete) && !run.report.is_partial();
     finish(run, order, series, name, head, complete).await
@@ -128,7 +131,7 @@ async fn until_due(
     name: &PointName,
     mut arrivals: watch::Receiver<()>,
     cut: &CancellationToken,
-) -> anyhow::Result<Head> {
+) -> anyhow::Result<(Head, Option<Needed>)> {
     let last = series.last.as_ref();
     let at_least = last.map_or(Duration::ZERO, |last| until_next(last.created, run.started, following.point_every));
     let quiet = async {
@@ -151,14 +154,14 @@ async fn until_due(
     run.go_on()?;
     let records = last.map(|last| last.records.clone()).unwrap_or_default();
     match source::read_head(run, &order.source, &order.destination, name, series, Reread::Never).await {
-        Ok(head) => Ok(Head { records, ..head }),
+        Ok((head, needed)) => Ok((Head { records, ..head }, needed)),
         Err(error) if is_cancelled(&error) || crate::jobs::download::store_error(&error).is_some() => Err(error),
         // They are written at some time, and this may be it. Those of the last point name nothing that is missing.
         Err(error) => {
             let message = format!("{error:#}: the restore point has those of the last one");
             run.report.notice("documents", order.source.name.clone(), message);
             let documents = last.map(|last| last.documents.clone()).unwrap_or_default();
-            Ok(Head { documents, fingerprint: series.documents.clone(), records })
+            Ok((Head { documents, fingerprint: series.documents.clone(), records }, None))
         }
     }
 }

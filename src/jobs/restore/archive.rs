@@ -43,14 +43,13 @@ pub(super) async fn bring_archive(
     mut comparison: Comparison,
     staging: &Staging,
 ) -> anyhow::Result<Comparison> {
-    staging.make_places()?;
     let (volumes, staged) = (archive.volumes.len(), staging.paths());
     let (needed, back) = run
         .blocking(move |run| {
             let mut needed = vec![Needed::default(); volumes];
             comparison.fetch.each(|binary| {
                 run.go_on()?;
-                if staged.has(&binary.digest)? {
+                if staged.has_earlier() && staged.has(&binary.digest)? {
                     run.report.advance(binary.bytes.unwrap_or_default());
                     run.report.count(|counts| counts.staged += 1);
                     return comparison.fetch.put(&Listed { mark: WAITING, ..*binary });

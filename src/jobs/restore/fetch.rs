@@ -1,10 +1,13 @@
 //! Brings what a restore needs of a restore point: one request a binary, many at once.
 
 use std::io::{Read as _, Write as _};
+use std::num::NonZero;
 use std::sync::Arc;
+use std::thread::available_parallelism;
 
 use anyhow::Context as _;
-use tokio::sync::Semaphore;
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use super::compare::Comparison;
@@ -22,13 +25,21 @@ use crate::store::{ErrorKind, PUT_LIMIT, StoreError, read_to_end};
 const PARALLEL: usize = 32;
 /// How many bytes of binaries are held at once.
 const HELD_BYTES: usize = 24 << 20;
+/// How many threads check and write binaries at most.
+const WRITERS: usize = 8;
+/// How many binaries wait for one of them at most.
+const ARRIVED: usize = 8;
 /// No documents file of ours is larger: a single document has its limit, and so do damaged lines.
-pub(super) const DOCUMENTS_LIMIT: u64 = 160 << 20;
+pub const DOCUMENTS_LIMIT: u64 = 160 << 20;
+
+const NOT_ITS_DIGEST: &str = "its content does not have the digest in its name";
 
 /// What became of one binary.
 enum Fetched {
     /// It is staged and whole.
     Staged(u64),
+    /// It was handed to a thread that checks and writes it.
+    Handed,
     /// An earlier try staged it.
     Waiting(u64),
     /// The destination does not have it.
@@ -129,24 +140,81 @@ async fn bring_binaries(
     comparison: Comparison,
     staging: &Staging,
 ) -> anyhow::Result<Comparison> {
-    staging.make_places()?;
+    let staging = Arc::new(staging.paths());
+    let (writers, mut writing) = spawn_writers(run, &staging);
     let fetcher = Fetcher {
         run: run.clone(),
         destination: destination.clone(),
-        staging: Arc::new(staging.paths()),
+        staging,
         budget: Arc::new(Semaphore::new(HELD_BYTES / 1024)),
+        writers,
     };
     let mut tasks = JoinSet::new();
     let spawned = spawn_fetches(run, comparison, &fetcher, &mut tasks).await;
     // After an error too: what still writes here must not do so when all is removed, or tried again.
-    let mut ended = Ok(());
+    let mut fetched = Ok(());
     while let Some(last) = tasks.join_next().await {
         let taken = take(run, last);
-        ended = ended.and(taken);
+        fetched = fetched.and(taken);
     }
+    drop(fetcher);
+    let mut written = Ok(());
+    while let Some(last) = writing.join_next().await {
+        written = written.and(last?);
+    }
+    // A writer that gave up is the reason why nothing more could be handed to it.
+    written?;
     let comparison = spawned?;
-    ended?;
+    fetched?;
     Ok(comparison)
+}
+
+/// A binary that came over the network whole.
+#[derive(Debug)]
+struct Arrived {
+    digest: Digest,
+    content: Bytes,
+    /// Its part of the bytes that may be held.
+    _held: OwnedSemaphorePermit,
+}
+
+/// Threads that check and write what arrives, each from a queue of its own: to ask for a thread for each binary would
+/// cost more than to write a small one.
+fn spawn_writers(
+    run: &RunContext,
+    staging: &Arc<Staging>,
+) -> (Vec<mpsc::Sender<Arrived>>, JoinSet<anyhow::Result<()>>) {
+    let mut writing = JoinSet::new();
+    let count = available_parallelism().map_or(2, NonZero::get).clamp(2, WRITERS);
+    let writers = (0..count).map(|_| {
+        let (writer, mut arrived) = mpsc::channel(ARRIVED);
+        let (run, staging) = (run.clone(), Arc::clone(staging));
+        writing.spawn(async move {
+            let write = move |run: &RunContext| {
+                while let Some(arrived) = arrived.blocking_recv() {
+                    stage_arrived(run, &staging, &arrived)?;
+                }
+                Ok(())
+            };
+            run.blocking(write).await
+        });
+        writer
+    });
+    (writers.collect(), writing)
+}
+
+fn stage_arrived(run: &RunContext, staging: &Staging, arrived: &Arrived) -> anyhow::Result<()> {
+    let Arrived { digest, content, .. } = arrived;
+    if !digest.matches(content) {
+        report(run, digest, Fetched::Damaged(NOT_ITS_DIGEST.to_owned()));
+        return Ok(());
+    }
+    staging
+        .create(digest)?
+        .write_all(content)
+        .with_context(|| format!("write `{}`", staging.binary(digest).display()))?;
+    report(run, digest, Fetched::Staged(content.len() as u64));
+    Ok(())
 }
 
 async fn spawn_fetches(
@@ -182,7 +250,13 @@ fn take(
     ended: Result<(Digest, anyhow::Result<Fetched>), tokio::task::JoinError>,
 ) -> anyhow::Result<()> {
     let (digest, fetched) = ended?;
-    match fetched? {
+    report(run, &digest, fetched?);
+    Ok(())
+}
+
+/// Counts a binary by what became of it.
+fn report(run: &RunContext, digest: &Digest, fetched: Fetched) {
+    match fetched {
         Fetched::Staged(bytes) => {
             run.report.advance(bytes);
             run.report.count(|counts| {
@@ -194,10 +268,10 @@ fn take(
             run.report.advance(bytes);
             run.report.count(|counts| counts.staged += 1);
         }
-        Fetched::Missing => missing(run, Key::binary(&digest).as_str()),
-        Fetched::Damaged(what) => damaged(run, Key::binary(&digest).as_str(), &what),
+        Fetched::Handed => {}
+        Fetched::Missing => missing(run, Key::binary(digest).as_str()),
+        Fetched::Damaged(what) => damaged(run, Key::binary(digest).as_str(), &what),
     }
-    Ok(())
 }
 
 /// Fetches binaries; shared by the tasks that do so.
@@ -207,15 +281,17 @@ struct Fetcher {
     destination: Destination,
     staging: Arc<Staging>,
     budget: Arc<Semaphore>,
+    writers: Vec<mpsc::Sender<Arrived>>,
 }
 
 impl Fetcher {
     async fn fetch(&self, binary: &Listed) -> anyhow::Result<Fetched> {
         let (digest, bytes) = (binary.digest, binary.bytes.unwrap_or_default());
-        let staging = Arc::clone(&self.staging);
-        let waiting = self.run.blocking(move |_| Ok(staging.has(&digest)?)).await?;
-        if waiting {
-            return Ok(Fetched::Waiting(bytes));
+        if self.staging.has_earlier() {
+            let staging = Arc::clone(&self.staging);
+            if self.run.blocking(move |_| staging.has(&digest)).await? {
+                return Ok(Fetched::Waiting(bytes));
+            }
         }
         let key = Key::binary(&digest);
         let download = match self.destination.store.get(&key, None).await {
@@ -226,40 +302,38 @@ impl Fetcher {
         if download.size() != bytes {
             return Ok(Fetched::Damaged(format!("it has {} bytes, not {bytes}", download.size())));
         }
-        let path = self.staging.binary(&digest);
         if bytes > PUT_LIMIT as u64 {
+            let staging = Arc::clone(&self.staging);
             return self
                 .run
                 .blocking(move |run| {
                     let mut reader = BlockingDownload::new(download);
-                    stage_binary(run, &path, &digest, &mut reader)
+                    stage_binary(run, &staging, &digest, &mut reader)
                 })
                 .await;
         }
         let kib = u32::try_from(bytes / 1024 + 1).expect("at most the limit of a put");
-        let _permit = self.budget.acquire_many(kib).await?;
+        let held = Arc::clone(&self.budget).acquire_many_owned(kib).await?;
         let content = read_to_end(download).await?;
-        self.run
-            .blocking(move |_| {
-                if !digest.matches(&content) {
-                    return Ok(Fetched::Damaged("its content does not have the digest in its name".to_owned()));
-                }
-                std::fs::write(&path, &content).with_context(|| format!("write `{}`", path.display()))?;
-                Ok(Fetched::Staged(content.len() as u64))
-            })
+        let writer = usize::from(digest.as_bytes()[0]) % self.writers.len();
+        self.writers[writer]
+            .send(Arrived { digest, content, _held: held })
             .await
+            .map_err(|_| anyhow::anyhow!("write binary {digest}: what writes them has ended"))?;
+        Ok(Fetched::Handed)
     }
 }
 
 /// Writes a binary piece by piece; one that turns out not to be what it is called is removed again.
 fn stage_binary(
     run: &RunContext,
-    path: &std::path::Path,
+    staging: &Staging,
     digest: &Digest,
     content: &mut dyn std::io::Read,
 ) -> anyhow::Result<Fetched> {
+    let path = staging.binary(digest);
     let context = || format!("write `{}`", path.display());
-    let mut file = std::fs::File::create(path).with_context(context)?;
+    let mut file = staging.create(digest)?;
     let mut hasher = Hasher::new(digest.algorithm());
     let mut buffer = vec![0; 256 << 10];
     let mut bytes = 0;
@@ -276,8 +350,8 @@ fn stage_binary(
     if hasher.finish() == *digest {
         return Ok(Fetched::Staged(bytes));
     }
-    std::fs::remove_file(path).with_context(|| format!("remove `{}`", path.display()))?;
-    Ok(Fetched::Damaged("its content does not have the digest in its name".to_owned()))
+    std::fs::remove_file(&path).with_context(|| format!("remove `{}`", path.display()))?;
+    Ok(Fetched::Damaged(NOT_ITS_DIGEST.to_owned()))
 }
 
 /// Stages a binary out of an archive: no more of it than the directory of its volume promised.
@@ -289,16 +363,10 @@ pub(super) fn stage_from_archive(
 ) -> anyhow::Result<()> {
     let digest = &binary.digest;
     let mut content = content.take(binary.bytes.unwrap_or_default().saturating_add(1));
-    match stage_binary(run, &staging.binary(digest), digest, &mut content)? {
-        Fetched::Staged(bytes) => {
-            run.report.advance(bytes);
-            run.report.count(|counts| {
-                counts.copied += 1;
-                counts.bytes += bytes;
-            });
-        }
+    match stage_binary(run, staging, digest, &mut content)? {
+        // It has no object of its own to be named.
         Fetched::Damaged(what) => damaged(run, &digest.to_string(), &what),
-        Fetched::Waiting(_) | Fetched::Missing => unreachable!("it was just written"),
+        staged => report(run, digest, staged),
     }
     Ok(())
 }

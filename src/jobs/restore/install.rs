@@ -2,7 +2,6 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{MetadataExt as _, lchown};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -10,6 +9,8 @@ use anyhow::{Context as _, bail};
 use jiff::Timestamp;
 
 use super::compare::Comparison;
+use super::owner::Owned;
+use super::placing::{Placing, move_back, transfer};
 use super::staging::{Staging, make_directories};
 use super::{Checked, RestoreOrder};
 use crate::jobs::context::RunContext;
@@ -29,18 +30,15 @@ pub(super) fn install(
     let Checked { listed, comparison, staging } = checked;
     let mut steps = Steps {
         order,
-        owner: Owned::like(order.binaries.root()),
         staging: &staging,
         comparison: &comparison,
-        levels: run.ledger.scratch()?,
+        placing: Placing::new(&order.binaries, &staging, run.ledger.scratch()?),
         markers: run.ledger.scratch()?,
         made: Vec::new(),
         moves: Moves::default(),
     };
     let installed = (|| {
-        make_directories(order.binaries.root(), &mut steps.made)?;
-        steps.made.iter().try_for_each(|directory| steps.owner.hand_over(directory))?;
-        comparison.fetch.each(|binary| steps.put_binary(&binary.digest))?;
+        steps.put_binaries()?;
         steps.put_records()?;
         steps.put_documents()?;
         comparison.surplus.each(|binary| steps.quarantine_binary(run, &binary.digest))?;
@@ -64,45 +62,23 @@ pub(super) fn install(
     Ok(Some(staging.quarantine().to_owned()).filter(|path| path.exists()))
 }
 
-/// Who the files of a directory belong to; nobody in particular unless root restores, who may give them away.
-#[derive(Clone, Copy)]
-struct Owned(Option<(u32, u32)>);
-
-impl Owned {
-    /// The owner and group of a directory, or of the nearest one above it that is there.
-    fn like(directory: &Path) -> Self {
-        let there = || directory.ancestors().find_map(|path| path.metadata().ok());
-        let root = rustix::process::geteuid().is_root();
-        Self(root.then(there).flatten().map(|found| (found.uid(), found.gid())))
-    }
-
-    /// Gives a file or directory to that owner, so that the repository can read it and take it away.
-    fn hand_over(self, path: &Path) -> anyhow::Result<()> {
-        let Some((user, group)) = self.0 else { return Ok(()) };
-        lchown(path, Some(user), Some(group))
-            .with_context(|| format!("give `{}` to user {user} and group {group}", path.display()))
-    }
-}
-
 /// What has been done so far, as far as the plan does not say it already.
 struct Steps<'a> {
     order: &'a RestoreOrder,
-    owner: Owned,
     staging: &'a Staging,
     comparison: &'a Comparison,
-    /// The binaries that directories were made for; the mark is how many.
-    levels: Scratch,
+    placing: Placing<'a>,
     /// The markers that are to go.
     markers: Scratch,
-    /// Directories that were not there before, parents first; bounded to those outside the store's own levels.
+    /// Directories that were made, parents first; none of the store's own levels.
     made: Vec<PathBuf>,
     moves: Moves,
 }
 
 #[derive(Default)]
 struct Moves {
-    /// The last binary of the plan that was put in place.
-    put: Option<Digest>,
+    /// Whether any binary was put in place.
+    put: bool,
     /// The last binary of the plan that was moved to the quarantine.
     quarantined: Option<Digest>,
     /// The last marker that was.
@@ -116,52 +92,25 @@ impl Steps<'_> {
         &self.order.binaries
     }
 
-    fn put_binary(&mut self, digest: &Digest) -> anyhow::Result<()> {
-        let target = self.store().path(digest);
-        let staged = self.staging.binary(digest);
-        let context = || format!("put `{}` in place", target.display());
-        self.moves.put = Some(*digest);
-        self.owner.hand_over(&staged)?;
-        match fs::hard_link(&target, self.aside(digest, false)?) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            // Some file systems have no links; then the damaged file is away for a moment.
-            Err(_) => fs::rename(&target, self.aside(digest, true)?).with_context(context)?,
-        }
-        match fs::rename(&staged, &target) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.make_levels(digest)?;
-                fs::rename(&staged, &target).with_context(context)
-            }
-            renamed => renamed.with_context(context),
-        }
+    /// Puts all binaries in place; a store that is not there appears with them.
+    fn put_binaries(&mut self) -> anyhow::Result<()> {
+        let root = self.store().root().to_owned();
+        self.make_ours(root.parent().unwrap_or(&root))?;
+        self.moves.put = true;
+        self.comparison.fetch.each(|binary| self.placing.put(&binary.digest))?;
+        self.make_ours(&root)
     }
 
-    /// Makes the directories that a binary lies in, and notes how many there were to make.
-    fn make_levels(&self, digest: &Digest) -> anyhow::Result<()> {
-        let target = self.store().path(digest);
-        let parent = target.parent().expect("a binary lies in a directory");
-        let missing = parent.ancestors().take_while(|path| !path.exists()).count();
-        let mark = i64::try_from(missing).context("count levels")?;
-        self.levels.put(&Listed { digest: *digest, bytes: None, mark })?;
-        fs::create_dir_all(parent).with_context(|| format!("make `{}`", parent.display()))?;
-        parent.ancestors().take(missing).try_for_each(|level| self.owner.hand_over(level))
-    }
-
-    /// Where a file of the store goes that is replaced or not in the backup; makes the directory for it if there is
-    /// something to put there.
-    fn aside(&self, digest: &Digest, make: bool) -> anyhow::Result<PathBuf> {
-        let path = self.staging.quarantine().join("binaries").join(self.store().layout().path(digest));
-        let parent = path.parent().expect("a binary lies in a directory");
-        if make || self.store().path(digest).symlink_metadata().is_ok() {
-            fs::create_dir_all(parent).with_context(|| format!("make `{}`", parent.display()))?;
-        }
-        Ok(path)
+    /// Makes a directory for the store to be in, or the store itself, if it is missing.
+    fn make_ours(&mut self, directory: &Path) -> anyhow::Result<()> {
+        let above = self.made.len();
+        make_directories(directory, &mut self.made)?;
+        self.made[above..].iter().try_for_each(|made| self.staging.owner().hand_over(made))
     }
 
     fn quarantine_binary(&mut self, run: &RunContext, digest: &Digest) -> anyhow::Result<()> {
         let from = self.store().path(digest);
-        let to = self.aside(digest, true)?;
+        let to = self.placing.make_aside(digest)?;
         self.moves.quarantined = Some(*digest);
         match fs::rename(&from, &to) {
             Ok(()) => run.report.count(|counts| counts.quarantined += 1),
@@ -187,7 +136,7 @@ impl Steps<'_> {
             if target.symlink_metadata().is_ok() {
                 self.move_file(&target, &self.staging.quarantine().join("records").join(name))?;
             }
-            self.owner.hand_over(&self.staging.record(name))?;
+            self.staging.owner().hand_over(&self.staging.record(name))?;
             self.move_file(&self.staging.record(name), &target)?;
         }
         Ok(())
@@ -272,15 +221,15 @@ impl Steps<'_> {
         };
         let trash = self.trash();
         if let Some(last) = self.moves.marked {
-            self.markers.each_back(&last, |marker| {
+            self.markers.each_back(Some(&last), |marker| {
                 let (from, to) = (marker_aside(self.staging, &trash, &marker.digest), trash.path(&marker.digest));
                 attempt(move_back(&from, &to));
                 Ok(())
             })?;
         }
         if let Some(last) = self.moves.quarantined {
-            self.comparison.surplus.each_back(&last, |binary| {
-                let (from, to) = (self.aside(&binary.digest, false)?, self.store().path(&binary.digest));
+            self.comparison.surplus.each_back(Some(&last), |binary| {
+                let (from, to) = (self.placing.aside(&binary.digest), self.store().path(&binary.digest));
                 attempt(move_back(&from, &to));
                 Ok(())
             })?;
@@ -288,9 +237,10 @@ impl Steps<'_> {
         for (from, to) in self.moves.others.iter().rev() {
             attempt(move_back(to, from));
         }
-        if let Some(last) = self.moves.put {
-            self.comparison.fetch.each_back(&last, |binary| {
-                attempt(self.take_back_binary(&binary.digest));
+        if self.moves.put {
+            // All of them: with the last that was put a whole directory may have come.
+            self.comparison.fetch.each_back(None, |binary| {
+                attempt(self.placing.take_back(&binary.digest));
                 Ok(())
             })?;
         }
@@ -307,58 +257,11 @@ impl Steps<'_> {
             _ => Ok(()),
         }
     }
-
-    fn take_back_binary(&self, digest: &Digest) -> anyhow::Result<()> {
-        let (target, staged, aside) =
-            (self.store().path(digest), self.staging.binary(digest), self.aside(digest, false)?);
-        if staged.symlink_metadata().is_err() {
-            move_back(&target, &staged)?;
-        }
-        if aside.symlink_metadata().is_ok() && target.symlink_metadata().is_ok() {
-            // Only its second name was made: renaming one onto the other would do nothing.
-            fs::remove_file(&aside).with_context(|| format!("remove `{}`", aside.display()))?;
-        } else {
-            move_back(&aside, &target)?;
-        }
-        let made = self.levels.get(digest)?.map_or(0, |levels| levels.mark);
-        let made = usize::try_from(made).context("count levels")?;
-        for directory in target.ancestors().skip(1).take(made) {
-            // The binaries after it are gone again, so it is empty, unless somebody else put something there.
-            drop(fs::remove_dir(directory));
-        }
-        Ok(())
-    }
 }
 
 /// Where a marker goes that is younger than the backup.
 fn marker_aside(staging: &Staging, trash: &BinaryStore, digest: &Digest) -> PathBuf {
     staging.quarantine().join("trash").join(trash.layout().path(digest))
-}
-
-/// Moves a file back; one that is not there was not moved.
-fn move_back(from: &Path, to: &Path) -> anyhow::Result<()> {
-    if from.symlink_metadata().is_err() {
-        return Ok(());
-    }
-    transfer(from, to).with_context(|| format!("move `{}` back to `{}`", from.display(), to.display()))
-}
-
-/// Renames a file. Documents may lie on another file system than binaries: then it is copied beside its new place,
-/// and renamed when it is whole. After an error it is where it was.
-fn transfer(from: &Path, to: &Path) -> io::Result<()> {
-    match fs::rename(from, to) {
-        Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {}
-        renamed => return renamed,
-    }
-    let name = to.file_name().expect("a file has a name");
-    let beside = to.with_file_name(format!(".holdfast-{}", name.display()));
-    let copied =
-        fs::copy(from, &beside).and_then(|_| File::open(&beside)?.sync_all()).and_then(|()| fs::rename(&beside, to));
-    if copied.is_err() {
-        drop(fs::remove_file(&beside));
-    }
-    copied?;
-    fs::remove_file(from).or_else(|error| fs::remove_file(to).and(Err(error)))
 }
 
 /// The files and links in a directory by name; none if there is no such directory.

@@ -5,13 +5,16 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
 
+use super::owner::{Owned, inherit};
 use crate::jobs::catalogue::RestorableName;
+use crate::ledger::Scratch;
 use crate::model::digest::Digest;
 use crate::model::run::RunId;
 use crate::repository::binaries::{BinaryStore, hash, open_regular};
+use crate::repository::walk::{Found, Walk};
 
 /// A staging directory, on the same file system as the store, so that its files can be renamed in.
 #[derive(Clone, Debug)]
@@ -23,6 +26,12 @@ pub(super) struct Staging {
     quarantines: String,
     quarantine: PathBuf,
     made: Vec<PathBuf>,
+    /// The binaries, in the order of the store that they are for: what that lacks as a whole is renamed as a whole.
+    binaries: BinaryStore,
+    /// Whose they are to be.
+    owner: Owned,
+    /// Whether an earlier try may have left binaries here.
+    earlier: bool,
 }
 
 impl Staging {
@@ -56,11 +65,16 @@ impl Staging {
                 _ => {}
             }
         }
-        for directory in [path.clone(), path.join("binaries"), path.join("documents"), path.join("records")] {
+        let binaries = BinaryStore::at(&path.join("binaries"), store.layout());
+        let earlier = binaries.root().exists();
+        for directory in [path.clone(), binaries.root().to_owned(), path.join("documents"), path.join("records")] {
             fs::create_dir_all(&directory).with_context(|| {
                 format!("make `{}` (the user that runs holdfast must be able to write there)", directory.display())
             })?;
         }
+        let owner = Owned::like(root);
+        owner.hand_over(binaries.root())?;
+        inherit(binaries.root(), root);
         // Where a ledger was lost, an earlier run may have had the same number.
         let quarantines = format!(".holdfast-quarantine-{name}-");
         let plain = format!("{quarantines}{run}");
@@ -68,7 +82,7 @@ impl Staging {
             .map(|number| home.join(if number == 1 { plain.clone() } else { format!("{plain}.{number}") }))
             .find(|path| path.symlink_metadata().is_err())
             .context("find a free name for the quarantine")?;
-        Ok(Self { path, inside, quarantines, quarantine, made })
+        Ok(Self { path, inside, quarantines, quarantine, made, binaries, owner, earlier })
     }
 
     /// Where an earlier run put such files, if it did.
@@ -91,10 +105,19 @@ impl Staging {
         &self.quarantine
     }
 
-    /// Where a binary waits: two levels are enough here, and cost fewer directories than the store's own.
+    /// The binaries that wait here.
+    pub(super) fn binaries(&self) -> &BinaryStore {
+        &self.binaries
+    }
+
+    /// Where a binary waits.
     pub(super) fn binary(&self, digest: &Digest) -> PathBuf {
-        let name = digest.to_string();
-        self.path.join("binaries").join(&name[..2]).join(name)
+        self.binaries.path(digest)
+    }
+
+    /// Whose the binaries are to be.
+    pub(super) fn owner(&self) -> Owned {
+        self.owner
     }
 
     pub(super) fn document(&self, name: &str) -> PathBuf {
@@ -105,39 +128,95 @@ impl Staging {
         self.path.join("records").join(name)
     }
 
-    /// Makes the directories that binaries wait in.
-    pub(super) fn make_places(&self) -> anyhow::Result<()> {
-        for byte in 0..=u8::MAX {
-            let directory = self.path.join("binaries").join(format!("{byte:02x}"));
-            fs::create_dir_all(&directory).with_context(|| format!("make `{}`", directory.display()))?;
+    /// Makes the file of a binary, and the directories above it.
+    pub(super) fn create(&self, digest: &Digest) -> anyhow::Result<File> {
+        let path = self.binary(digest);
+        let context = || format!("make `{}`", path.display());
+        let file = match File::create(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.make_level(path.parent().expect("a binary lies in a directory"))?;
+                File::create(&path).with_context(context)?
+            }
+            made => made.with_context(context)?,
+        };
+        self.owner.hand_over(&path)?;
+        Ok(file)
+    }
+
+    /// Makes a directory that binaries wait in; others may be making the same one.
+    pub(super) fn make_level(&self, directory: &Path) -> anyhow::Result<()> {
+        let context = || format!("make `{}`", directory.display());
+        match fs::create_dir(directory) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && directory != self.binaries.root() => {
+                self.make_level(directory.parent().with_context(context)?)?;
+                match fs::create_dir(directory) {
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+                    made => made.with_context(context)?,
+                }
+            }
+            made => made.with_context(context)?,
         }
-        Ok(())
+        self.owner.hand_over(directory)
+    }
+
+    /// Whether binaries of an earlier try may wait here, so that it is worth looking.
+    pub(super) fn has_earlier(&self) -> bool {
+        self.earlier
     }
 
     /// Whether a binary waits here already, whole; what is left of a broken try is removed.
-    pub(super) fn has(&self, digest: &Digest) -> io::Result<bool> {
+    pub(super) fn has(&self, digest: &Digest) -> anyhow::Result<bool> {
         let path = self.binary(digest);
+        let context = || format!("read `{}`", path.display());
         let mut file = match open_regular(&path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-            Err(error) => return Err(error),
+            Err(error) => return Err(error).with_context(context),
         };
-        if hash(&mut file, digest, &|| false)? == *digest {
+        if hash(&mut file, digest, &|| false).with_context(context)? == *digest {
+            // Somebody else may have run that try.
+            self.owner.hand_over(&path)?;
             return Ok(true);
         }
-        fs::remove_file(&path)?;
+        fs::remove_file(&path).with_context(|| format!("remove the broken `{}`", path.display()))?;
         Ok(false)
     }
 
-    /// How much an earlier try left here.
-    pub(super) fn bytes(&self) -> u64 {
-        let Ok(places) = fs::read_dir(self.path.join("binaries")) else { return 0 };
-        places
-            .flatten()
-            .filter_map(|place| fs::read_dir(place.path()).ok())
-            .flat_map(|files| files.flatten().filter_map(|file| file.metadata().ok()))
-            .map(|metadata| metadata.len())
-            .sum()
+    /// Removes what an earlier try left here and this one does not need: a directory may be put into the store as it
+    /// is here. Gives the bytes of the rest.
+    pub(super) fn take_over(&self, needed: &Scratch) -> anyhow::Result<u64> {
+        let mut bytes = 0;
+        if !self.earlier {
+            return Ok(bytes);
+        }
+        for found in Walk::begin(&self.binaries, 1)? {
+            let batch = match found {
+                Found::Binaries(batch) => batch,
+                Found::Unreadable { path, cause, .. } => {
+                    bail!("read directory `{}`, which an earlier restore left: {cause}", path.display());
+                }
+            };
+            for digest in batch {
+                let path = self.binary(&digest);
+                if needed.get(&digest)?.is_some() {
+                    bytes += path.symlink_metadata().map_or(0, |found| found.len());
+                    continue;
+                }
+                fs::remove_file(&path).with_context(|| format!("remove the stale `{}`", path.display()))?;
+                for level in path.ancestors().skip(1).take_while(|level| *level != self.binaries.root()) {
+                    // One that is not empty is needed.
+                    drop(fs::remove_dir(level));
+                }
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// Whether no binary waits here.
+    fn is_empty(&self) -> bool {
+        let walk = Walk::begin(&self.binaries, 1);
+        !walk.is_ok_and(|mut walk| walk.any(|found| matches!(found, Found::Binaries(batch) if !batch.is_empty())))
     }
 
     /// Writes everything here to the disk: one call for the file system instead of one for each file.
@@ -152,8 +231,7 @@ impl Staging {
 
     /// After a failure: keeps what was fetched for the next try if it may.
     pub(super) fn give_up(&self, full: bool) -> anyhow::Result<()> {
-        let empty = self.bytes() == 0;
-        if self.inside || full || empty {
+        if self.inside || full || self.is_empty() {
             self.remove()?;
             for directory in self.made.iter().rev() {
                 // One that is not empty is somebody's.

@@ -3,6 +3,7 @@
 use std::io::BufReader;
 use std::io::Read;
 use std::io::Write as _;
+use std::ops::ControlFlow;
 
 use anyhow::Context as _;
 use anyhow::bail;
@@ -16,6 +17,7 @@ use crate::model::digest::Algorithm;
 use crate::model::digest::Digest;
 use crate::model::digest::Hasher;
 use crate::model::document::scan;
+use crate::model::references::references;
 use crate::repository::documents::PackedDocuments;
 use crate::repository::documents::lines::Ending;
 use crate::repository::documents::lines::Line;
@@ -67,6 +69,7 @@ impl<'a> Packer<'a> {
             self.content.update(piece);
             file.write(piece);
         }
+        references(document, |digest| file.references.push(digest));
         file.lines += 1;
         self.documents += 1;
         Ok(())
@@ -107,11 +110,12 @@ impl<'a> Packer<'a> {
 struct Pack {
     encoder: GzEncoder<Vec<u8>>,
     lines: u64,
+    references: Vec<Digest>,
 }
 
 impl Pack {
     fn new() -> Self {
-        Self { encoder: GzEncoder::new(Vec::new(), Compression::new(6)), lines: 0 }
+        Self { encoder: GzEncoder::new(Vec::new(), Compression::new(6)), lines: 0, references: Vec::new() }
     }
 
     /// Whether the document fits in even if it cannot be compressed.
@@ -126,7 +130,8 @@ impl Pack {
 
     fn finish(self, name: String) -> PackedDocuments {
         let content = self.encoder.finish().expect("memory takes everything");
-        PackedDocuments { name, sha1: Digest::of(Algorithm::Sha1, &content), content, documents: self.lines }
+        let sha1 = Digest::of(Algorithm::Sha1, &content);
+        PackedDocuments { name, content, sha1, documents: self.lines, references: self.references }
     }
 }
 
@@ -139,6 +144,26 @@ pub fn packed_lines(name: String, lines: &[String]) -> PackedDocuments {
         file.lines += 1;
     }
     file.finish(name)
+}
+
+/// Hands the lines of a packed file over to `visit`, without their newlines, until that breaks off.
+pub fn each_line(
+    content: &[u8],
+    visit: &mut dyn FnMut(&[u8]) -> anyhow::Result<ControlFlow<()>>,
+) -> anyhow::Result<ControlFlow<()>> {
+    let mut lines = Lines::new(unpacked(content));
+    while let Some(line) = lines.next().context("read documents")? {
+        let place = || format!("read line {} of documents", line.number);
+        match line.ending {
+            Ending::Whole => {}
+            Ending::Continues => bail!("{}: it is longer than 64 MiB", place()),
+            Ending::Broken(error) => return Err(error).with_context(place),
+        }
+        if visit(line.bytes.strip_suffix(b"\n").unwrap_or(line.bytes))?.is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+    }
+    Ok(ControlFlow::Continue(()))
 }
 
 /// Checks a packed file and gives how many documents it holds: the gzip stream is whole, and every line a document.

@@ -1,0 +1,100 @@
+//! Before the restore point is written: whether it will have all that its documents need.
+
+use tokio::sync::mpsc;
+
+use super::dispatch::{Candidate, Dispatch, record};
+use super::{CANDIDATES_AHEAD, CHANGES_AHEAD, CopyOrder};
+use crate::jobs::closure::{Closure, Needed};
+use crate::jobs::context::{Cancelled, RunContext};
+use crate::jobs::cursor::Cursor;
+use crate::jobs::send::{Patience, Sender};
+use crate::jobs::sidecars::Suspects;
+use crate::ledger::{Listed, Scratch, Series, SeriesId};
+use crate::model::digest::Digest;
+
+/// Looks for every binary that the documents need among those of the point to be. What is missing is looked for in the
+/// store once more, as it may have come after the walk had passed, and named if it is not there.
+///
+/// Documents that were not read again were proved when they were.
+pub(super) async fn prove(
+    run: &RunContext,
+    order: &CopyOrder,
+    series: &Series,
+    needed: Option<Needed>,
+) -> anyhow::Result<()> {
+    let Some(needed) = needed else { return Ok(()) };
+    run.report.say("looking for what the documents need");
+    let (needed, mut closure, absent) = compare(run, series.id, needed).await?;
+    if closure.missing > 0 {
+        send_again(run, order, series, absent).await?;
+        let absent;
+        (_, closure, absent) = compare(run, series.id, needed).await?;
+        name(run, order, absent).await?;
+    }
+    run.report.count(|counts| {
+        counts.references += closure.references;
+        counts.unreferenced += closure.unreferenced;
+        counts.missing += closure.missing;
+        counts.failed += closure.missing;
+    });
+    Ok(())
+}
+
+async fn compare(run: &RunContext, series: SeriesId, mut needed: Needed) -> anyhow::Result<(Needed, Closure, Scratch)> {
+    run.blocking(move |run| {
+        let absent = run.ledger.scratch()?;
+        let mut held = Cursor::new(|after: Option<&Digest>| run.ledger.held_after(series, after), |row| row.0);
+        let closure = needed.compare(run, &mut held, |row| row.0, &mut |digest| {
+            absent.put(&Listed { digest: *digest, bytes: Some(0), mark: 0 })
+        })?;
+        Ok((needed, closure, absent))
+    })
+    .await
+}
+
+/// Sends those that are in the store after all.
+async fn send_again(run: &RunContext, order: &CopyOrder, series: &Series, absent: Scratch) -> anyhow::Result<()> {
+    let store = order.source.binaries.clone();
+    let suspects = Suspects::new(run, store.layout())?;
+    let (candidates_to, candidates) = mpsc::channel(CANDIDATES_AHEAD);
+    let (changes_to, changes) = mpsc::channel(CHANGES_AHEAD);
+    let looking = {
+        let (store, destination) = (store.clone(), order.destination.id);
+        run.blocking(move |run| {
+            absent.each(|binary| {
+                run.go_on()?;
+                // What is damaged has been named by the walk.
+                if store.check(&binary.digest, &|| run.stop.is_cancelled()).unwrap_or(false) {
+                    let indexed = run.ledger.object(destination, &binary.digest)?;
+                    let candidate = Candidate { digest: binary.digest, indexed, pending: None };
+                    candidates_to.blocking_send(candidate).map_err(|_| Cancelled)?;
+                }
+                Ok(())
+            })
+        })
+    };
+    let sender = Sender::new(run, &order.destination, &store, Patience::Settle(order.settle), 0);
+    let dispatch = Dispatch { order, sender, suspects: &suspects };
+    let recorded = record(run, &order.destination, series, changes);
+    let (looked, sent, recorded) = tokio::join!(looking, dispatch.run(run, candidates, changes_to), recorded);
+    recorded?;
+    sent?;
+    looked
+}
+
+/// Names what is not there; the report keeps the first of them.
+async fn name(run: &RunContext, order: &CopyOrder, absent: Scratch) -> anyhow::Result<()> {
+    let store = order.source.binaries.clone();
+    run.blocking(move |run| {
+        absent.each(|binary| {
+            run.go_on()?;
+            let message = match store.stamp(&binary.digest) {
+                Ok(_) => "documents refer to it, and its file is not what its name says or cannot be read",
+                Err(_) => "documents refer to it, and the repository does not have it",
+            };
+            run.report.problem("missing", binary.digest.to_string(), message);
+            Ok(())
+        })
+    })
+    .await
+}
