@@ -13,7 +13,7 @@ import org.modeshape.jcr.api.Problems;
 import org.modeshape.jcr.api.RepositoryManager;
 import org.modeshape.jcr.api.Workspace;
 
-/** The real ModeShape as a command: see `tests/interop/lab/README.md`. */
+/** The real ModeShape as a command: see `tests/interop/README.md`. */
 public final class ModeShapeLab {
     private static final String USAGE = """
         write URL BINARIES [SEED] [odd] [unreadable]   fill a new repository
@@ -21,6 +21,7 @@ public final class ModeShapeLab {
         backup URL BINARIES DIR                        RepositoryManager.backupRepository
         restore URL BINARIES DIR                       RepositoryManager.restoreRepository
         write-forever URL BINARIES SECONDS [THREADS]   write pairs of nodes at full rate
+        hot-backup URL BINARIES DIR SECONDS [THREADS]  the same, and in the midst of it backupRepository
         check-invariants URL BINARIES                  look at those pairs
         vectors                                        print made up documents: id, BSON, line of a backup, BSON restored
         rows URL                                       the same of the telling rows of a table""";
@@ -91,8 +92,13 @@ public final class ModeShapeLab {
             case "restore":
                 return report(manager(opened).restoreRepository(Path.of(words.get(3)).toFile()));
             case "write-forever":
-                Pairs.write(opened, words.size() > 4 ? Integer.parseInt(words.get(4)) : 3, Integer.parseInt(words.get(3)), out);
+                Pairs.write(opened, words.size() > 4 ? Integer.parseInt(words.get(4)) : 3, Integer.parseInt(words.get(3)), out, () -> 0);
                 return 0;
+            case "hot-backup": {
+                Path directory = Files.createDirectories(Path.of(words.get(3)));
+                int threads = words.size() > 5 ? Integer.parseInt(words.get(5)) : 3;
+                return Pairs.write(opened, threads, Integer.parseInt(words.get(4)), out, () -> report(manager(opened).backupRepository(directory.toFile())));
+            }
             case "check-invariants":
                 return Pairs.check(opened, out) ? 0 : 1;
             default:

@@ -49,8 +49,12 @@ final class Opened implements AutoCloseable {
     }
 
     @Override
-    public void close() throws Exception {
-        engine.shutdown().get(2, TimeUnit.MINUTES);
+    public void close() {
+        try {
+            engine.shutdown().get(2, TimeUnit.MINUTES);
+        } catch (Exception e) {
+            throw new IllegalStateException("the engine did not stop", e);
+        }
     }
 
     static byte[] utf8(String text) {

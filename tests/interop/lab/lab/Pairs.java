@@ -7,6 +7,7 @@ import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
 import java.util.Random;
+import java.util.concurrent.Callable;
 import java.util.concurrent.atomic.AtomicLongArray;
 import java.util.concurrent.atomic.AtomicReference;
 import javax.jcr.Node;
@@ -23,8 +24,11 @@ import javax.jcr.ValueFactory;
 final class Pairs {
     private static final int PAIRS = 40;
 
-    /** Writes with some threads for some seconds, and says each second how far each of them has committed. */
-    static void write(Opened opened, int writers, int seconds, PrintStream out) throws Exception {
+    /**
+     * Writes with some threads for some seconds, and says each second how far each of them has committed. At half of
+     * the time something else is done once, the result of which is the result.
+     */
+    static int write(Opened opened, int writers, int seconds, PrintStream out, Callable<Integer> once) throws Exception {
         Session setup = opened.login();
         Node top = setup.itemExists("/pairs") ? setup.getNode("/pairs") : setup.getRootNode().addNode("pairs", "nt:unstructured");
         for (int writer = 0; writer < writers; writer++) {
@@ -51,7 +55,13 @@ final class Pairs {
             thread.start();
             threads.add(thread);
         }
+        int result = 0;
+        boolean done = false;
         while (System.nanoTime() < end && failed.get() == null) {
+            if (!done && System.nanoTime() > end - seconds * 500_000_000L) {
+                result = once.call();
+                done = true;
+            }
             out.println("committed " + committed);
             out.flush();
             Thread.sleep(1000);
@@ -59,6 +69,7 @@ final class Pairs {
         for (Thread thread : threads) thread.join();
         if (failed.get() != null) throw new IllegalStateException("a writer failed", failed.get());
         out.println("committed " + committed);
+        return result;
     }
 
     private static void forever(Opened opened, int writer, long end, AtomicLongArray committed) throws Exception {
