@@ -16,6 +16,8 @@ HERE = pathlib.Path(__file__).resolve().parent.parent
 ROOT = HERE.parent.parent
 COPY = "org.apache.maven.plugins:maven-dependency-plugin:2.8"
 FEDORAS = ("4.7.5", "5.0.2", "5.1.1")
+# For programs that run for seconds: no compiler that pays off after minutes, and no threads that collect garbage.
+BRIEF = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]
 
 
 def cache():

@@ -99,8 +99,8 @@ def modeshape_under_load(lab):
     try:
         second.restore(lab.directory / "backup")
     except RuntimeError as error:
-        reason = next((line.strip() for line in str(error).splitlines() if "duplicate key" in line or "Duplicate entry" in line), str(error).splitlines()[-1])
-        return f"ModeShape did not restore its own backup: {reason[:200]}"
+        causes = [line for line in str(error).splitlines() if line.startswith("problem: ")]
+        return f"ModeShape did not restore its own backup: {causes[-1].removeprefix('problem: ')[:200]}"
     try:
         return "ModeShape restored its own backup: " + ", ".join(second.run("check-invariants").split("\n")[-4:-1])
     except RuntimeError as error:

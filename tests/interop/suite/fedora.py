@@ -55,7 +55,7 @@ class Fedora:
             "lab.realm": build.HERE / "webapps" / "jetty" / "realm.properties",
             "file.encoding": "UTF-8",
         }
-        command = [build.program("java", "openjdk-17-jdk-headless"), *OPENED, "-Xmx1g", *(f"-D{name}={value}" for name, value in properties.items()),
+        command = [build.program("java", "openjdk-17-jdk-headless"), *OPENED, *build.BRIEF, "-Xmx1g", *(f"-D{name}={value}" for name, value in properties.items()),
                    "-cp", f"{build.jetty()}/*", "org.eclipse.jetty.runner.Runner", "--host", "127.0.0.1", "--port", str(self.port),
                    build.HERE / "webapps" / "jetty" / "context.xml"]
         self.log = self.home / "fedora.log"

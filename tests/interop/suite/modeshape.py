@@ -25,7 +25,7 @@ class Repository:
         return self.server.url(self.database)
 
     def command(self, *words):
-        options = ["-Xmx1g", "-Dorg.slf4j.simpleLogger.defaultLogLevel=error", f"-Dlab.user={self.server.user}", f"-Dlab.compress={str(self.compress).lower()}"]
+        options = [*build.BRIEF, "-Xmx1g", "-Dorg.slf4j.simpleLogger.defaultLogLevel=error", f"-Dlab.user={self.server.user}", f"-Dlab.compress={str(self.compress).lower()}"]
         subcommand, *rest = map(str, words)
         place = [self.server.jdbc(self.database)] + ([] if subcommand == "rows" else [str(self.binaries)])
         return [build.program("java", "openjdk-17-jdk-headless"), *options, "-cp", build.lab(), "lab.ModeShapeLab", subcommand, *place, *rest]
@@ -86,7 +86,7 @@ class Writer:
                     raise Ended(self.log.read_text()[-2000:])
                 if new and min(new[-1]) >= least:
                     return new[-1]
-                if not self.changed.wait(60):
+                if not self.changed.wait(600):
                     raise RuntimeError("the writer says nothing any more")
 
     def wait(self):

@@ -9,6 +9,7 @@ import java.nio.file.Path;
 import java.util.Arrays;
 import java.util.List;
 import javax.jcr.Session;
+import org.modeshape.jcr.api.Problem;
 import org.modeshape.jcr.api.Problems;
 import org.modeshape.jcr.api.RepositoryManager;
 import org.modeshape.jcr.api.Workspace;
@@ -112,7 +113,11 @@ public final class ModeShapeLab {
     }
 
     private static int report(Problems problems) {
-        problems.forEach(problem -> System.err.println("problem: " + problem));
+        for (Problem problem : problems) {
+            Throwable cause = problem.getThrowable();
+            System.err.println("problem: " + problem.getMessage() + (cause == null ? "" : ": " + cause));
+            while (cause != null && (cause = cause.getCause()) != null) System.err.println("problem: caused by " + cause);
+        }
         return problems.hasProblems() ? 1 : 0;
     }
 }
