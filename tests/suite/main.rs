@@ -35,6 +35,7 @@ mod schedule;
 mod scheduler;
 mod seaweedfs;
 mod service_lab;
+mod service_loop;
 mod story;
 mod synapse;
 mod synapse_walk;
