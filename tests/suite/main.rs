@@ -6,6 +6,7 @@
 mod access;
 mod architecture;
 mod backup;
+mod beside;
 mod binary_store;
 mod broken_store;
 mod check;
