@@ -323,7 +323,8 @@ impl<'a> Case<'a> {
         service.eventually("the store is watched, and what was there is copied", || {
             let status = service.get("/status");
             let watch = &status["jobs"][0]["watch"];
-            let quiet = status["running"].as_array().unwrap().is_empty() && watch["pending"] == 0;
+            let copied = status["jobs"][0]["last_run"]["outcome"] == "succeeded";
+            let quiet = copied && status["running"].as_array().unwrap().is_empty() && watch["pending"] == 0;
             (quiet && watch["state"] == "watching" && watch["scan_needed"] == false).then_some(())
         });
         let held = Held::at(&self.server, "PutObject", "/binaries/");

@@ -32,7 +32,11 @@ pub(super) async fn check(findings: &mut Findings, config: &Config, ours: bool, 
         // The service needs it as well, and its path may be too long for a socket.
         let socket = Address::Unix(socket_in(&config.service.state_dir));
         if let Err(error) = Http::try_address(&socket).await {
-            findings.failure("listener of commands", &error);
+            findings.warning(
+                "listener of commands",
+                format!("{error:#}"),
+                "until then `holdfast serve` does not start, or set another `state_dir` in [service]",
+            );
         }
     }
 }
@@ -81,7 +85,10 @@ async fn listener(findings: &mut Findings, subject: &str, address: &Address, ser
         }
     }
     match (Http::try_address(address).await, service) {
-        (Err(error), _) => findings.failure(subject, &error),
+        // Runs by hand do not need it, as with a second configuration on the machine of a service.
+        (Err(error), _) => {
+            findings.warning(subject, format!("{error:#}"), "until then `holdfast serve` does not start");
+        }
         (Ok(()), None) => findings.ok(subject, "free"),
         (Ok(()), Some(_)) => findings.warning(
             subject,
