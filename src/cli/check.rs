@@ -1,6 +1,7 @@
 //! `holdfast check`: everything that a run needs, looked at before it is needed.
 
 mod destinations;
+mod listeners;
 mod machine;
 mod repositories;
 mod schedules;
@@ -103,6 +104,7 @@ pub(super) async fn check(file: &Path, arguments: &Arguments) -> anyhow::Result<
     machine::configuration(&mut findings, &config);
     let kept = machine::state(&mut findings, &config);
     machine::administrators(&mut findings, &config);
+    listeners::check(&mut findings, &config, kept.is_some(), SystemClock.now()).await;
     machine::limits(&mut findings, &config);
     schedules::check(&mut findings, &config, SystemClock.now());
     machine::watches(&mut findings, &config);

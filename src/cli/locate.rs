@@ -7,6 +7,7 @@ use crate::config::Config;
 use crate::jobs::catalogue::{self, RestorableName};
 use crate::jobs::context::{Destination, RunContext};
 use crate::ledger::Ledger;
+use crate::model::key::Key;
 use crate::store::{ErrorKind, StoreError};
 
 /// Something to restore from, found.
@@ -28,29 +29,75 @@ pub(super) fn spelled(name: &RestorableName) -> String {
     }
 }
 
-/// Looks at the named destination, or at all there are.
+/// No destination has what was named.
+#[derive(Debug, thiserror::Error)]
+#[error("there is no {what} at {places}: `holdfast points` lists what there is")]
+pub(super) struct NotThere {
+    what: String,
+    places: String,
+}
+
+/// Reads the manifest at the named destination, or at whichever has it.
 pub(super) async fn locate(
     config: &Config,
     run: &RunContext,
     name: &RestorableName,
     destination: Option<&str>,
 ) -> anyhow::Result<Located> {
+    let Seen { destination, repository, documents } =
+        search(config, run, name, destination, Look::IntoTheManifest).await?;
+    Ok(Located { name: name.clone(), destination, repository, documents })
+}
+
+/// Which destination has it, without reading it: what is damaged is there as well.
+pub(super) async fn holder(
+    config: &Config,
+    run: &RunContext,
+    name: &RestorableName,
+    destination: Option<&str>,
+) -> anyhow::Result<Destination> {
+    Ok(search(config, run, name, destination, Look::WhetherItIsThere).await?.destination)
+}
+
+/// How closely a destination is looked at.
+#[derive(Clone, Copy, Debug)]
+enum Look {
+    IntoTheManifest,
+    WhetherItIsThere,
+}
+
+/// A destination that has it, and what was read of it.
+#[derive(Debug)]
+struct Seen {
+    destination: Destination,
+    repository: String,
+    documents: u64,
+}
+
+/// Looks at the named destination, or at all there are.
+async fn search(
+    config: &Config,
+    run: &RunContext,
+    name: &RestorableName,
+    destination: Option<&str>,
+    look: Look,
+) -> anyhow::Result<Seen> {
     let candidates: Vec<&str> = match destination {
         Some(name) => vec![name],
         None => config.destinations.keys().map(String::as_str).collect(),
     };
-    let mut found: Vec<Located> = Vec::new();
+    let mut found: Vec<Seen> = Vec::new();
     let mut unreached = None;
     for candidate in &candidates {
-        match look(config, run, name, candidate).await {
-            Ok(located) => found.extend(located),
+        match look_at(config, run, name, candidate, look).await {
+            Ok(seen) => found.extend(seen),
             // Another destination may have it; if none has, this is the reason that counts.
             Err(error) if !run.stop.is_cancelled() && candidates.len() > 1 => unreached = unreached.or(Some(error)),
             Err(error) => return Err(error),
         }
     }
     match (found.pop(), found.pop(), unreached) {
-        (Some(located), None, _) => Ok(located),
+        (Some(only), None, _) => Ok(only),
         (Some(second), Some(first), _) => Err(Usage::new(
             format!(
                 "the {} is at the destinations `{}` and `{}`",
@@ -62,11 +109,7 @@ pub(super) async fn locate(
         )
         .into()),
         (None, _, Some(error)) => Err(error),
-        (None, _, None) => anyhow::bail!(
-            "there is no {} at {}: `holdfast points` lists what there is",
-            spelled(name),
-            places(config, &candidates)
-        ),
+        (None, _, None) => Err(NotThere { what: spelled(name), places: places(config, &candidates) }.into()),
     }
 }
 
@@ -78,18 +121,32 @@ fn places(config: &Config, names: &[&str]) -> String {
     names.iter().map(place).collect::<Vec<_>>().join(" or ")
 }
 
-async fn look(
+async fn look_at(
     config: &Config,
     run: &RunContext,
     name: &RestorableName,
     destination: &str,
-) -> anyhow::Result<Option<Located>> {
+    look: Look,
+) -> anyhow::Result<Option<Seen>> {
     let destination = site::open(config, destination, Purpose::Read, run).await?;
-    match manifest(&destination, &run.ledger, name).await {
-        Ok((repository, documents)) => Ok(Some(Located { name: name.clone(), destination, repository, documents })),
+    let seen = match look {
+        Look::IntoTheManifest => manifest(&destination, &run.ledger, name).await,
+        Look::WhetherItIsThere => is_there(&destination, name).await.map(|()| (String::new(), 0)),
+    };
+    match seen {
+        Ok((repository, documents)) => Ok(Some(Seen { destination, repository, documents })),
         Err(error) if is_not_there(&error) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+async fn is_there(destination: &Destination, name: &RestorableName) -> anyhow::Result<()> {
+    let key = match name {
+        RestorableName::Point(name) => Key::in_point(name, "point.json"),
+        RestorableName::Archive(name) => Key::archive_manifest(name),
+    };
+    destination.store.head(&key).await?;
+    Ok(())
 }
 
 async fn manifest(destination: &Destination, ledger: &Ledger, name: &RestorableName) -> anyhow::Result<(String, u64)> {

@@ -19,6 +19,9 @@ pub(super) struct Arguments {
     /// List the destination first and repair what is known of it (copies only)
     #[arg(long)]
     full: bool,
+    /// Accept that the repository holds no binaries any more, instead of taking that for a volume that is not mounted
+    #[arg(long)]
+    allow_empty: bool,
     /// Print the run as JSON
     #[arg(long)]
     json: bool,
@@ -36,7 +39,7 @@ pub(super) async fn run(config: Arc<Config>, arguments: &Arguments) -> anyhow::R
         );
     }
     let (name, output) = (job.to_string(), Output::of(arguments.json));
-    let options = JobOptions { full: arguments.full };
+    let options = JobOptions { full: arguments.full, allow_empty: arguments.allow_empty };
     if let Some(remote) = Remote::reach(&config).await? {
         return remote.follow(Asked::Job { name, options }, output).await;
     }

@@ -21,12 +21,17 @@ use crate::service::journal::{Level, say};
 use crate::service::parts::Parts;
 use crate::service::reload::Reloads;
 use crate::service::scheduler;
+use crate::service::signals::hangups;
 use crate::service::systemd::Systemd;
 use crate::service::watcher;
 use reload::Reloader;
 
+pub(super) use http::files;
+
 /// Runs until it is told to stop, or until a part of it ends that should not.
 pub(super) async fn serve(file: &Path) -> anyhow::Result<Exit> {
+    // Before anything that takes a while: until it is caught, this signal ends the process.
+    let hangups = hangups()?;
     let config = Arc::new(Config::load(file)?);
     let session = Session::open_warning(&config, "serve", |text| say(Level::Warning, text))?;
     let stop = session.stop();
@@ -37,7 +42,7 @@ pub(super) async fn serve(file: &Path) -> anyhow::Result<Exit> {
     let close = CancellationToken::new();
     let mut parts = Parts::default();
     let (reloads, asked) = Reloads::new();
-    let reloader = Reloader::new(Arc::clone(&config), daemon.clone(), listening.certificate(), asked)?;
+    let reloader = Reloader::new(Arc::clone(&config), daemon.clone(), listening.certificate(), hangups, asked);
     parts.add("read the configuration again", reloader.serve(close.clone()));
     parts.add("serve HTTP", listening.serve(daemon.clone(), Access::open(&daemon)?, reloads, close.clone()));
     parts.add("follow the schedules", scheduler::run(daemon.clone(), close.clone()));

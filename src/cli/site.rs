@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cli::destination::{self, Purpose, open_to_look};
 use crate::cli::exit::Usage;
-use crate::cli::locate::{Located, locate, spelled};
+use crate::cli::locate::{Located, NotThere, holder, locate, spelled};
 use crate::cli::users::UsersFile;
 use crate::cli::{text, url};
 use crate::config::{self, Config, Job, Repository};
@@ -20,7 +20,7 @@ use crate::jobs::copy::CopyOrder;
 use crate::jobs::copy::pending::{Following, copy_all, copy_pending};
 use crate::jobs::restore::{RestoreOrder, RestorePlan, plan, restore};
 use crate::jobs::source::RepositorySource;
-use crate::jobs::verify::{Depth, VerifyOrder, verify};
+use crate::jobs::verify::{Depth, VerifyOrder, note_missing, verify};
 use crate::ledger::Ledger;
 use crate::model::account::Accounts;
 use crate::model::run::Kind;
@@ -59,8 +59,9 @@ impl ConfiguredSite {
         let ended = match job {
             Job::Copy(job) => {
                 let (parallel, settle) = (job.parallel, job.settle);
-                let order = CopyOrder { source, destination, parallel, settle, full: options.full };
-                if scope == Scope::Everything || options.full {
+                let JobOptions { full, allow_empty } = options;
+                let order = CopyOrder { source, destination, parallel, settle, full, allow_empty };
+                if scope == Scope::Everything || full {
                     Box::pin(copy_all(run, &order, name)).await
                 } else {
                     let (name, point_every, hurry) = (name.to_owned(), job.point_every, hurry.clone());
@@ -69,7 +70,9 @@ impl ConfiguredSite {
             }
             Job::Backup(job) => {
                 let (name, volume_bytes, settle) = (name.to_owned(), job.volume_bytes, job.settle);
-                Box::pin(backup(run, &BackupOrder { job: name, source, destination, volume_bytes, settle })).await
+                let allow_empty = options.allow_empty;
+                let order = BackupOrder { job: name, source, destination, volume_bytes, settle, allow_empty };
+                Box::pin(backup(run, &order)).await
             }
         };
         let ended = ended?;
@@ -93,11 +96,16 @@ impl ConfiguredSite {
     }
 
     async fn verify(&self, run: &RunContext, request: &VerifyRequest) -> anyhow::Result<Ended> {
-        let mut orders = Vec::new();
+        let (several, mut orders) = (request.names.len() > 1, Vec::new());
         for name in &request.names {
-            let Located { name, destination, .. } =
-                locate(&self.config, run, name, request.destination.as_deref()).await?;
-            orders.push(VerifyOrder { name, destination });
+            match holder(&self.config, run, name, request.destination.as_deref()).await {
+                Ok(destination) => orders.push(VerifyOrder { name: name.clone(), destination }),
+                // The others are verified all the same.
+                Err(error) if several && error.is::<NotThere>() => {
+                    note_missing(run, &name.to_string(), error.to_string());
+                }
+                Err(error) => return Err(error),
+            }
         }
         verify(run, &orders, if request.quick { Depth::Quick } else { Depth::Whole }).await
     }

@@ -51,6 +51,8 @@ pub struct BackupOrder {
     pub volume_bytes: u64,
     /// How long a file must be unchanged before it is read a second time.
     pub settle: Duration,
+    /// Whether a store that holds no binaries any more is taken for the truth.
+    pub allow_empty: bool,
 }
 
 /// Runs a backup. Its result is the archive's name.

@@ -51,6 +51,8 @@ pub struct CopyOrder {
     pub settle: Duration,
     /// Whether to list the destination first and repair the index.
     pub full: bool,
+    /// Whether a store that holds no binaries any more is taken for the truth.
+    pub allow_empty: bool,
 }
 
 /// Runs a copy. Its result is the restore point: a new one, or the last one if nothing changed.
@@ -172,14 +174,15 @@ async fn classify(
 /// not mounted than the truth.
 fn refuse_implausible(run: &RunContext, order: &CopyOrder, series: &Series, beside: &Beside) -> anyhow::Result<()> {
     let counts = run.report.counts();
-    if counts.examined > 0 || counts.failed > 0 {
+    if order.allow_empty || counts.examined > 0 || counts.failed > 0 {
         return Ok(());
     }
     let root = order.source.binaries.root().display();
     let before = series.last.as_ref().map_or(0, |point| point.binaries);
     if before > 0 {
         bail!(
-            "scan `{root}`: it holds no binaries, but the last restore point has {before}: is the volume mounted, and is `binaries` right?"
+            "scan `{root}`: it holds no binaries, but the last restore point has {before}: is the volume mounted, and is `binaries` right? \
+             If it was emptied on purpose, `holdfast run copy.NAME --allow-empty` says so"
         );
     }
     if beside.foreign > 0 {

@@ -2,7 +2,7 @@
 
 use std::io::Read as _;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use tokio::task::JoinSet;
 
 use super::catalogue::RestorableName;
@@ -40,40 +40,73 @@ pub enum Depth {
     Quick,
 }
 
-/// Verifies restore points and archives. Its result is their names; what is missing or damaged is a problem each.
+/// Verifies restore points and archives. Its result are their names; what is missing or damaged is a problem each. Of
+/// several, one whose manifest cannot be read is a problem as well, and the others are verified all the same.
 pub async fn verify(run: &RunContext, orders: &[VerifyOrder], depth: Depth) -> anyhow::Result<Ended> {
+    let alone = orders.len() == 1 && run.report.counts().failed == 0;
     let mut names = Vec::new();
     for order in orders {
         run.report.phase("reading what the backup holds", "binaries", None);
-        let contents = Contents::open(run, &order.destination, &order.name).await?;
-        names.push(contents.name());
-        if let Contents::Archive(archive) = &contents {
-            let before = run.report.counts().failed;
-            verify_archive(run, &order.destination, archive, depth).await?;
-            if run.report.counts().failed > before {
-                // What its volumes hold together says nothing more.
-                continue;
-            }
-        }
-        let listed = match contents.list(run, &order.destination).await {
-            Ok(listed) => listed,
-            // A damaged list is what verify is there to find.
+        let contents = match Contents::open(run, &order.destination, &order.name).await {
+            Ok(contents) => contents,
             Err(error) => {
                 run.go_on()?;
-                note(run, &contents.name(), error)?;
+                if alone {
+                    return Err(error);
+                }
+                note(run, &order.name.to_string(), error)?;
                 continue;
             }
         };
-        match &contents {
-            Contents::Point(point) => verify_point(run, &order.destination, point, listed, depth).await?,
-            // Their directories have just been read and compared with the manifest.
-            Contents::Archive(archive) if depth == Depth::Quick => {
-                run.report.count(|counts| counts.examined += archive.binaries);
-            }
-            Contents::Archive(_) => {}
-        }
+        names.push(contents.name());
+        verify_contents(run, &order.destination, &contents, depth).await?;
+    }
+    if names.is_empty() {
+        bail!("read the manifests: none of them could be read, and the problems say why");
     }
     Ok(Ended { result: Some(names.join(" ")), ..Ended::default() })
+}
+
+async fn verify_contents(
+    run: &RunContext,
+    destination: &Destination,
+    contents: &Contents,
+    depth: Depth,
+) -> anyhow::Result<()> {
+    if let Contents::Archive(archive) = contents {
+        let before = run.report.counts().failed;
+        verify_archive(run, destination, archive, depth).await?;
+        if run.report.counts().failed > before {
+            // What its volumes hold together says nothing more.
+            return Ok(());
+        }
+    }
+    let listed = match contents.list(run, destination).await {
+        Ok(listed) => listed,
+        // A damaged list is what verify is there to find.
+        Err(error) => {
+            run.go_on()?;
+            return note(run, &contents.name(), error);
+        }
+    };
+    match contents {
+        Contents::Point(point) => verify_point(run, destination, point, listed, depth).await?,
+        // Their directories have just been read and compared with the manifest.
+        Contents::Archive(archive) if depth == Depth::Quick => {
+            run.report.count(|counts| counts.examined += archive.binaries);
+        }
+        Contents::Archive(_) => {}
+    }
+    Ok(())
+}
+
+/// Names something as missing that was to be verified.
+pub fn note_missing(run: &RunContext, subject: &str, message: String) {
+    run.report.count(|counts| {
+        counts.missing += 1;
+        counts.failed += 1;
+    });
+    run.report.problem("missing", subject, message);
 }
 
 /// An error that concerns one object is a finding; one of the way to it ends the run.
@@ -81,11 +114,7 @@ fn note(run: &RunContext, subject: &str, error: anyhow::Error) -> anyhow::Result
     match store_error(&error).map(|error| error.kind) {
         Some(ErrorKind::Denied | ErrorKind::Unavailable | ErrorKind::Other) => Err(error),
         Some(ErrorKind::NotFound) => {
-            run.report.count(|counts| {
-                counts.missing += 1;
-                counts.failed += 1;
-            });
-            run.report.problem("missing", subject, format!("{error:#}"));
+            note_missing(run, subject, format!("{error:#}"));
             Ok(())
         }
         _ => {

@@ -243,6 +243,7 @@ impl Dispatcher {
         if let Some(waiting) = self.docket.waiting_of(job) {
             if let Work::Job { options: of_waiting, scope: scope_of_waiting, .. } = &mut waiting.payload.work {
                 of_waiting.full |= options.full;
+                of_waiting.allow_empty |= options.allow_empty;
                 *scope_of_waiting = (*scope_of_waiting).max(scope);
             }
             if trigger != Trigger::Request {

@@ -40,6 +40,7 @@ use crate::model::address::Address;
 
 pub use answer::Answer;
 pub use asked::{Asked, Caller, Peer};
+pub use limits::Limits;
 pub use router::routes;
 pub use tls::{Certificate, TlsFiles};
 
@@ -63,6 +64,8 @@ pub struct HttpSettings {
     pub allow_plaintext_beyond_loopback: bool,
     /// The names by which this machine is asked for, beside its addresses and localhost.
     pub hosts: Vec<String>,
+    /// What each of its listeners holds at most.
+    pub limits: Limits,
 }
 
 /// The service's listeners, which nobody serves yet: connections wait.
@@ -106,9 +109,9 @@ impl Context {
 impl Http {
     /// Listens everywhere, or nowhere.
     pub async fn bind(settings: HttpSettings) -> anyhow::Result<Self> {
-        let HttpSettings { state_dir, listen, tls, allow_plaintext_beyond_loopback, hosts } = settings;
+        let HttpSettings { state_dir, listen, tls, allow_plaintext_beyond_loopback, hosts, limits } = settings;
         let certificate = tls.as_ref().map(Certificate::read).transpose()?;
-        let control = Listener::socket(socket_in(&state_dir), CONTROL_MODE, Peer::Control).await?;
+        let control = Listener::socket(socket_in(&state_dir), CONTROL_MODE, Peer::Control, limits).await?;
         let mut listeners = vec![control];
         for address in listen {
             if !address.is_local() && certificate.is_none() && !allow_plaintext_beyond_loopback {
@@ -118,11 +121,20 @@ impl Http {
                 );
             }
             listeners.push(match address {
-                Address::Tcp(address) => Listener::tcp(address, certificate.clone()).await?,
-                Address::Unix(path) => Listener::socket(path, SOCKET_MODE, Peer::Socket).await?,
+                Address::Tcp(address) => Listener::tcp(address, certificate.clone(), limits).await?,
+                Address::Unix(path) => Listener::socket(path, SOCKET_MODE, Peer::Socket, limits).await?,
             });
         }
         Ok(Self { listeners, certificate, hosts })
+    }
+
+    /// Whether the service could listen there now; the error says what to do.
+    pub async fn try_address(address: &Address) -> anyhow::Result<()> {
+        let limits = Limits::default();
+        match address {
+            Address::Tcp(address) => Listener::tcp(*address, None, limits).await.map(drop),
+            Address::Unix(path) => Listener::socket(path.clone(), SOCKET_MODE, Peer::Socket, limits).await.map(drop),
+        }
     }
 
     /// The addresses of the network that it listens on.

@@ -13,6 +13,8 @@ use crate::model::digest::Digest;
 pub struct JobOptions {
     /// List the destination first and repair what is known of it (copies only).
     pub full: bool,
+    /// Take a repository that holds no binaries any more for the truth.
+    pub allow_empty: bool,
 }
 
 /// What is to be restored, and where to.

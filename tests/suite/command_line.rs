@@ -69,7 +69,7 @@ impl Site {
         let site = Self(tempfile::tempdir().unwrap());
         fs::create_dir(site.path("binaries")).unwrap();
         let text = format!(
-            "[service]\nstate_dir = \"state\"\n[repository.main]\nbinaries = \"binaries\"\n\
+            "[service]\nstate_dir = \"state\"\nlisten = []\n[repository.main]\nbinaries = \"binaries\"\n\
              [destination.main]\n{destination}\n[copy.binaries]\nparallel = 1\nsettle = \"0s\"\n[backup.full]\n"
         );
         fs::write(site.path("holdfast.toml"), text).unwrap();
@@ -548,6 +548,45 @@ fn verify_finds_what_is_missing_at_the_destination() {
     fs::remove_file(site.path("backups/binaries").join(Layout::modeshape().path(&digest))).unwrap();
     let run = site.holdfast(&["verify", &point, "--json"]).exits(3).json();
     assert_eq!((&run["outcome"], &run["counts"]["missing"]), (&"partial".into(), &1.into()));
+}
+
+#[test]
+fn of_several_names_the_one_that_is_nowhere_or_damaged_is_named_and_the_others_are_verified() {
+    let site = Site::new();
+    site.binary("one");
+    let point = site.copy();
+    let nowhere = "20200101T000000Z-1";
+    let run = site.holdfast(&["verify", nowhere, &point, "--json"]).exits(3).json();
+    assert_eq!((&run["result"], &run["counts"]["examined"]), (&point.as_str().into(), &1.into()), "{run}");
+    assert_eq!((&run["problems"][0]["kind"], &run["problems"][0]["subject"]), (&"missing".into(), &nowhere.into()));
+    let archive =
+        site.holdfast(&["run", "backup.full", "--json"]).exits(0).json()["result"].as_str().unwrap().to_owned();
+    fs::write(site.path("backups/points").join(&point).join("point.json"), "{").unwrap();
+    let run = site.holdfast(&["verify", &point, &archive, "--json"]).exits(3).json();
+    assert_eq!(
+        (&run["problems"][0]["kind"], &run["problems"][0]["subject"]),
+        (&"damaged".into(), &point.as_str().into())
+    );
+    site.holdfast(&["verify", &point, nowhere]).exits(1).complains("none of them could be read");
+}
+
+#[test]
+fn a_repository_that_was_emptied_on_purpose_is_accepted_when_somebody_says_so() {
+    let site = Site::new();
+    site.binary("one");
+    site.copy();
+    site.holdfast(&["run", "backup.full"]).exits(0);
+    fs::remove_dir_all(site.path("binaries")).unwrap();
+    fs::create_dir(site.path("binaries")).unwrap();
+    for job in ["copy.binaries", "backup.full"] {
+        site.holdfast(&["run", job]).exits(1).complains("--allow-empty");
+        let run = site.holdfast(&["run", job, "--allow-empty", "--json"]).exits(0).json();
+        assert_eq!(run["counts"]["examined"], 0, "{run}");
+        site.holdfast(&["run", job]).exits(0);
+    }
+    // One that is not there at all is never taken for empty.
+    fs::remove_dir(site.path("binaries")).unwrap();
+    site.holdfast(&["run", "copy.binaries", "--allow-empty"]).exits(1);
 }
 
 #[test]

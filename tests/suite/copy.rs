@@ -250,7 +250,8 @@ async fn a_store_that_is_suddenly_empty_or_of_another_layout_is_refused() {
     }
     let run = lab.copy().await;
     assert_eq!(run.outcome, Some(Outcome::Failed));
-    assert!(run.error.unwrap().contains("is the volume mounted"));
+    let error = run.error.unwrap();
+    assert!(error.contains("is the volume mounted") && error.contains("--allow-empty"), "{error}");
     lab.add_many(3, "a");
     assert_eq!(succeeded(&lab.copy().await), point);
 
@@ -261,6 +262,38 @@ async fn a_store_that_is_suddenly_empty_or_of_another_layout_is_refused() {
     let lab = Lab::new();
     let run = lab.copy().await;
     assert_eq!(lab.point_manifest(&succeeded(&run)).await.binaries, 0, "an empty store is one that is new");
+}
+
+#[tokio::test]
+async fn a_store_that_was_emptied_on_purpose_is_taken_for_empty_once_somebody_says_so() {
+    let mut lab = Lab::new();
+    for digest in lab.add_many(3, "a") {
+        lab.copy().await;
+        lab.backup().await;
+        remove(&lab, &digest);
+    }
+    for run in [lab.copy().await, lab.backup().await] {
+        let error = run.error.unwrap();
+        assert!(
+            error.contains(&format!(
+                "holdfast run {}",
+                if run.job == "copy.main" { "copy.NAME" } else { "backup.main" }
+            )),
+            "{error}"
+        );
+        assert!(error.contains("--allow-empty"), "{error}");
+    }
+    lab.allow_empty = true;
+    let point = succeeded(&lab.copy().await);
+    assert_eq!(lab.point_manifest(&point).await.binaries, 0);
+    let archive = succeeded(&lab.backup().await);
+    assert_eq!(lab.manifest(&archive).await["binaries"], 0);
+    // From then on it is the truth, and what lies at the destination is as it was.
+    lab.allow_empty = false;
+    assert_eq!(succeeded(&lab.copy().await), point);
+    assert_eq!(lab.backup().await.outcome, Some(Outcome::Succeeded));
+    assert_eq!(lab.keys("binaries/").await.len(), 3);
+    lab.check_points().await;
 }
 
 // Files whose content is not their name.

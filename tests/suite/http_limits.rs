@@ -1,13 +1,18 @@
 //! Whoever is on the other side may be broken, slow or mean: what is too long, too slow or too much, and that it keeps
 //! nobody else from being answered.
 
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use holdfast::service::access::{Access, LoginRefusal};
+use holdfast::service::clock::SystemClock;
+use holdfast::service::http::Peer;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+use super::access::{ADA, RIGHT, with_ada};
 use super::openapi;
-use super::service_lab::{PATIENCE, Reply, answer, ask, eventually, request, service};
+use super::service_lab::{PATIENCE, Reply, ServiceLab, answer, ask, eventually, request, service};
 
 /// The head of a request that will have a body, without the line that says how long.
 fn head(path: &str, more: &str) -> String {
@@ -276,5 +281,107 @@ async fn whoever_asks_and_goes_away_leaves_nothing_behind() {
     lab.site.release();
     // Their places are free again.
     eventually("points are listed", async || (lab.get("/points").await.status == 200).then_some(())).await;
+    lab.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_does_not_read_the_answers_is_cut_off_and_the_others_are_served() {
+    let lab = ServiceLab::start(|settings| settings.limits.write_within = Duration::from_millis(100)).await;
+    let mut stalled = lab.control().await;
+    let get = "GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let whole = ask(lab.control().await, &request("GET", "/openapi.json", &[], "")).await.body.len();
+    // More than the sockets hold between them.
+    let asked = 100;
+    stalled.write_all(get.repeat(asked).as_bytes()).await.unwrap();
+    assert_eq!(lab.get("/status").await.status, 200);
+    eventually("the connection is closed by the other side", async || {
+        stalled.try_write(b"G").is_err_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe).then_some(())
+    })
+    .await;
+    let mut rest = Vec::new();
+    drop(stalled.read_to_end(&mut rest).await);
+    assert!(!rest.is_empty() && rest.len() < asked * whole, "{} bytes of {asked} answers", rest.len());
+    assert_eq!(lab.get("/status").await.status, 200);
+    lab.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_connection_too_many_is_turned_away_with_a_reason_while_all_others_are_being_answered() {
+    let lab = ServiceLab::start(|settings| settings.limits.connections = 2).await;
+    lab.site.hold();
+    let mut busy = Vec::new();
+    for number in 1..=2 {
+        let mut stream = lab.tcp().await;
+        stream.write_all(request("GET", "/points", &[], "").as_bytes()).await.unwrap();
+        busy.push(stream);
+        eventually("it is being answered", async || (lab.site.held() == number).then_some(())).await;
+    }
+    let refused = answer(&mut lab.tcp().await, false).await.unwrap();
+    openapi::hold("GET", "/points", &refused);
+    assert_eq!((refused.status, refused.header("retry-after")), (503, Some("1")), "{}", refused.text());
+    assert_eq!(refused.reason(), "there are too many connections: try again in a moment");
+    // Commands have places of their own.
+    assert_eq!(lab.order("GET", "/status", "").await.status, 200);
+    lab.site.release();
+    for stream in &mut busy {
+        assert_eq!(answer(stream, false).await.unwrap().status, 200);
+    }
+    assert_eq!(lab.get("/status").await.status, 200);
+    lab.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_logins_than_can_wait_are_refused_at_once_and_keep_nobody_from_the_status() {
+    let lab = ServiceLab::start_in(tempfile::tempdir().unwrap(), with_ada(), Arc::new(SystemClock), |_| {}).await;
+    // Whoever logs in waits for the users file, which is not to be had.
+    let (site, (held_to, held), (go_on, wait)) = (Arc::clone(&lab.site), mpsc::channel(), mpsc::channel::<()>());
+    let holder = std::thread::spawn(move || {
+        let _accounts = site.accounts.lock().unwrap();
+        held_to.send(()).unwrap();
+        wait.recv().unwrap();
+    });
+    held.recv().unwrap();
+    let body = format!(r#"{{"email":"{ADA}","password":"{RIGHT}"}}"#);
+    let login = request("POST", "/auth/v1/session", &[], &body);
+    let mut waiting = Vec::new();
+    // Four are let in and sixteen wait; those who come then are refused.
+    let refused = loop {
+        let mut stream = lab.tcp().await;
+        stream.write_all(login.as_bytes()).await.unwrap();
+        let reply = tokio::time::timeout(Duration::from_millis(100), answer(&mut stream, false)).await;
+        match reply {
+            Ok(reply) => break reply.unwrap(),
+            Err(_) => waiting.push(stream),
+        }
+    };
+    openapi::hold("POST", "/auth/v1/session", &refused);
+    assert_eq!((refused.status, refused.header("retry-after")), (503, Some("1")), "{}", refused.text());
+    assert_eq!(waiting.len(), 20);
+    assert_eq!(lab.get("/status").await.status, 200);
+    go_on.send(()).unwrap();
+    holder.join().unwrap();
+    for stream in &mut waiting {
+        assert_eq!(answer(stream, false).await.unwrap().status, 201);
+    }
+    lab.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_would_wait_too_long_for_the_passwords_of_others_is_told_to_come_again() {
+    let lab = ServiceLab::start_in(tempfile::tempdir().unwrap(), with_ada(), Arc::new(SystemClock), |_| {}).await;
+    // A hash as `holdfast passwd` makes it, which takes a while to check.
+    let real = holdfast::service::access::hash(RIGHT).unwrap().to_string();
+    *lab.site.accounts.lock().unwrap() = Ok(super::access::accounts(&[(ADA, &real)]));
+    let access = Access::open_patient(&lab.daemon, Duration::ZERO).unwrap();
+    let login = || access.login(ADA, RIGHT, Peer::Control);
+    let (first, second, third, fourth) = tokio::join!(login(), login(), login(), login());
+    let all = [first, second, third, fourth];
+    assert!(all.iter().any(Result::is_ok));
+    assert!(all.iter().any(|login| matches!(login, Err(LoginRefusal::Busy))), "{all:?}");
+    assert!(all.iter().all(|login| matches!(login, Ok(_) | Err(LoginRefusal::Busy))), "{all:?}");
+    // That counted as no failure of theirs.
+    for _ in 0..3 {
+        login().await.unwrap();
+    }
     lab.end().await;
 }

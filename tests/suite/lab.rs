@@ -74,6 +74,7 @@ pub(crate) struct Lab {
     pub(crate) stop: CancellationToken,
     pub(crate) volume_bytes: u64,
     pub(crate) settle: Duration,
+    pub(crate) allow_empty: bool,
     pub(crate) with_documents: bool,
     lock: Option<StateLock>,
 }
@@ -112,6 +113,7 @@ impl Lab {
             stop: CancellationToken::new(),
             volume_bytes: 1 << 30,
             settle: Duration::from_secs(2),
+            allow_empty: false,
             with_documents: false,
             lock: Some(lock),
         }
@@ -250,7 +252,8 @@ impl Lab {
     pub(crate) async fn try_copy(&self, full: bool) -> anyhow::Result<Run> {
         let source = self.source();
         self.try_run("copy.main", Kind::Copy, async |run, destination| {
-            copy(run, &CopyOrder { source, destination, parallel: 8, settle: self.settle, full }).await
+            let (settle, allow_empty) = (self.settle, self.allow_empty);
+            copy(run, &CopyOrder { source, destination, parallel: 8, settle, full, allow_empty }).await
         })
         .await
     }
@@ -320,8 +323,8 @@ impl Lab {
     pub(crate) async fn backup(&self) -> Run {
         let (source, volume_bytes) = (self.source(), self.volume_bytes);
         self.run("backup.main", Kind::Backup, async |run, destination| {
-            let (job, settle) = ("backup.main".to_owned(), self.settle);
-            backup(run, &BackupOrder { job, source, destination, volume_bytes, settle }).await
+            let (job, settle, allow_empty) = ("backup.main".to_owned(), self.settle, self.allow_empty);
+            backup(run, &BackupOrder { job, source, destination, volume_bytes, settle, allow_empty }).await
         })
         .await
     }

@@ -22,7 +22,14 @@ const JOB: &str = "copy.main";
 async fn run(lab: &Lab, pending: bool) -> Run {
     let report = Arc::default();
     let destination = lab.destination(&report);
-    let order = CopyOrder { source: lab.source(), destination, parallel: 8, settle: lab.settle, full: false };
+    let order = CopyOrder {
+        source: lab.source(),
+        destination,
+        parallel: 8,
+        settle: lab.settle,
+        full: false,
+        allow_empty: false,
+    };
     let following =
         Following { job: JOB.to_owned(), point_every: Duration::from_mins(5), hurry: CancellationToken::new() };
     let activation =

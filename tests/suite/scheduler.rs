@@ -8,23 +8,21 @@ use std::time::Duration;
 use async_trait::async_trait;
 use holdfast::jobs::context::{Clock, Ended, RunContext};
 use holdfast::jobs::restore::RestorePlan;
-use holdfast::ledger::{FILE, Ledger, StateLock};
+use holdfast::ledger::{FILE, Ledger};
 use holdfast::model::run::{Kind, Outcome, Run, RunFilter, Trigger};
 use holdfast::model::schedule::Schedule;
 use holdfast::model::slots::Timing;
-use holdfast::service::Manager;
-use holdfast::service::daemon::Daemon;
 use holdfast::service::request::{JobOptions, Refusal, RestoreRequest, VerifyRequest};
-use holdfast::service::runner::Runner;
 use holdfast::service::scheduler::{Alarm, follow};
 use holdfast::service::site::{JobSpec, Points, Site, Work};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use rusqlite::Connection;
 use tempfile::TempDir;
-use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+use super::service_loop::Running;
 
 /// A clock that passes with the timers, and that somebody may set.
 #[derive(Debug)]
@@ -133,15 +131,6 @@ impl Site for FakeSite {
     }
 }
 
-/// Nobody who manages the service.
-struct Nobody;
-
-impl Manager for Nobody {
-    fn beat(&self) {}
-
-    fn status(&self, _words: &str) {}
-}
-
 fn job(name: &str, cron: &str) -> JobSpec {
     with_jitter(name, cron, Duration::ZERO)
 }
@@ -168,14 +157,6 @@ struct House {
     jobs: Vec<JobSpec>,
     at_once: usize,
     fates: Arc<Mutex<BTreeMap<String, Fate>>>,
-}
-
-/// A service that runs; dropped, it is gone from one moment to the next.
-struct Running {
-    daemon: Daemon,
-    stop: CancellationToken,
-    tasks: JoinSet<()>,
-    _lock: StateLock,
 }
 
 impl House {
@@ -205,18 +186,10 @@ impl House {
     }
 
     fn start_with(&self, alarm: impl Alarm + 'static) -> Running {
-        let lock = StateLock::take(self.directory.path(), "test").unwrap();
-        let (ledger, _) = Ledger::open(&lock).unwrap();
-        ledger.interrupt_open_runs(self.clock.now()).unwrap();
-        let clock: Arc<dyn Clock> = Arc::clone(&self.clock) as _;
-        let runner = Runner { ledger: Arc::new(ledger), clock };
-        let stop = CancellationToken::new();
-        let (daemon, engine) = Daemon::new(runner, self.site(), stop.clone()).unwrap();
-        let mut tasks = JoinSet::new();
-        tasks.spawn(async move { engine.run(&Nobody, Duration::from_hours(1)).await });
-        let (followed, stopped) = (daemon.clone(), stop.clone());
-        tasks.spawn(async move { follow(followed, stopped, &alarm).await });
-        Running { daemon, stop, tasks, _lock: lock }
+        let mut running = Running::start(self.directory.path(), self.site(), Arc::clone(&self.clock) as _);
+        let (followed, stopped) = (running.daemon.clone(), running.stop.clone());
+        running.tasks.spawn(async move { follow(followed, stopped, &alarm).await });
+        running
     }
 
     async fn pass(&self, minutes: u64) {
@@ -240,18 +213,6 @@ impl House {
     /// The same, of those after the first so many.
     fn begun_after(&self, count: usize) -> Vec<(String, Trigger)> {
         self.begun().split_off(count)
-    }
-}
-
-impl Running {
-    /// As `kill -9` does: nothing more happens, and nothing is recorded.
-    async fn kill(mut self) {
-        self.tasks.shutdown().await;
-    }
-
-    async fn stop(mut self) {
-        self.stop.cancel();
-        while self.tasks.join_next().await.is_some() {}
     }
 }
 

@@ -12,15 +12,13 @@ use holdfast::jobs::restore::RestorePlan;
 use holdfast::ledger::{Ledger, StateLock};
 use holdfast::model::account::Accounts;
 use holdfast::model::run::{Kind, Run};
-use holdfast::service::Manager;
 use holdfast::service::access::Access;
 use holdfast::service::clock::SystemClock;
 use holdfast::service::control::socket_in;
 use holdfast::service::daemon::Daemon;
-use holdfast::service::http::{Certificate, Http, HttpSettings};
+use holdfast::service::http::{Certificate, Http, HttpSettings, Limits};
 use holdfast::service::reload::{Reload, Reloads};
 use holdfast::service::request::{JobOptions, Refusal, RestoreRequest, VerifyRequest};
-use holdfast::service::runner::Runner;
 use holdfast::service::site::{JobSpec, OlderInterfaces, Points, Site, Work};
 use holdfast::store::{ErrorKind, StoreError};
 use tempfile::TempDir;
@@ -31,6 +29,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::openapi;
+use super::service_loop::Running;
 
 /// Nothing in these tests takes this long unless it is broken.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -83,6 +82,11 @@ impl FakeSite {
     /// From now on runs last until [`FakeSite::release`].
     pub(crate) fn hold(&self) {
         self.gate.send_replace(false);
+    }
+
+    /// How many runs and questions wait for that.
+    pub(crate) fn held(&self) -> usize {
+        self.gate.receiver_count()
     }
 
     /// Lets the runs end.
@@ -152,7 +156,7 @@ impl Site for FakeSite {
 
     async fn perform(&self, run: &RunContext, work: &Work, _hurry: &CancellationToken) -> anyhow::Result<Ended> {
         let name = match work {
-            Work::Job { name, options: JobOptions { full: true }, .. } => format!("{name} full"),
+            Work::Job { name, options: JobOptions { full: true, .. }, .. } => format!("{name} full"),
             Work::Job { name, .. } => name.clone(),
             Work::Restore(request) => format!("restore {}", request.from),
             Work::Verify(_) => "verify".to_owned(),
@@ -187,15 +191,6 @@ impl Site for FakeSite {
         drop(gate.wait_for(|open| *open).await);
         self.points.lock().unwrap().clone()
     }
-}
-
-/// Nobody manages the service.
-#[derive(Debug)]
-pub(crate) struct NoManager;
-
-impl Manager for NoManager {
-    fn beat(&self) {}
-    fn status(&self, _words: &str) {}
 }
 
 /// Everything a test of the service needs. The service ends when it is dropped, or by [`ServiceLab::end`].
@@ -234,20 +229,15 @@ impl ServiceLab {
         set: impl FnOnce(&mut HttpSettings),
     ) -> Self {
         let state = directory.path().join("state");
-        let lock = StateLock::take(&state, "test").unwrap();
-        let (ledger, _) = Ledger::open(&lock).unwrap();
-        let runner = Runner { ledger: Arc::new(ledger), clock };
-        let site = Arc::new(site);
-        let (stop, stop_daemon) = (CancellationToken::new(), CancellationToken::new());
-        let (daemon, engine) = Daemon::new(runner, Arc::clone(&site) as Arc<dyn Site>, stop_daemon.clone()).unwrap();
+        let (site, stop) = (Arc::new(site), CancellationToken::new());
+        let running = Running::start(&state, Arc::clone(&site) as Arc<dyn Site>, clock);
+        let Running { daemon, stop: stop_daemon, mut tasks, lock } = running;
         let mut settings = settings(&state);
         set(&mut settings);
         let http = Http::bind(settings).await.unwrap();
         let (addresses, certificate) = (http.addresses(), http.certificate());
         let (reloads, asked_to_reload) = Reloads::new();
         let access = Access::open(&daemon).unwrap();
-        let mut tasks = JoinSet::new();
-        tasks.spawn(async move { engine.run(&NoManager, Duration::from_secs(30)).await });
         let serving = http.serve(daemon.clone(), access, reloads, stop.clone());
         tasks.spawn(async move { serving.await.unwrap() });
         Self {
@@ -327,6 +317,7 @@ pub(crate) fn settings(state: &Path) -> HttpSettings {
         tls: None,
         allow_plaintext_beyond_loopback: false,
         hosts: Vec::new(),
+        limits: Limits::default(),
     }
 }
 

@@ -146,3 +146,30 @@ async fn several_are_verified_in_one_run() {
     let run = lab.verify_all(&[&point, &archive], Depth::Whole).await;
     assert_eq!((run.outcome, run.counts.examined), (Some(Outcome::Partial), 122), "{run:?}");
 }
+
+#[tokio::test]
+async fn of_several_the_others_are_verified_when_a_manifest_is_missing_or_damaged() {
+    let (lab, _, point, archive) = kept().await;
+    let nowhere = "20000101T000000Z-1";
+    for depth in BOTH {
+        let run = lab.verify_all(&[nowhere, &point, &archive], depth).await;
+        assert_eq!((run.outcome, run.counts.examined), (Some(Outcome::Partial), 122), "{run:?}");
+        assert_eq!((run.counts.missing, run.counts.damaged), (1, 0), "{run:?}");
+        assert!(found(&run, "missing", nowhere), "{run:?}");
+        assert_eq!(run.result, Some(format!("{point} {archive}")));
+    }
+    lab.replace_object(&format!("points/{point}/point.json"), b"{ this is no manifest").await;
+    for depth in BOTH {
+        let run = lab.verify_all(&[&point, &archive], depth).await;
+        assert_eq!((run.outcome, run.counts.examined, run.counts.damaged), (Some(Outcome::Partial), 61, 1), "{run:?}");
+        assert!(found(&run, "damaged", &point), "{run:?}");
+        assert_eq!(run.result.as_ref(), Some(&archive));
+        // Of one alone it is the error.
+        let run = lab.verify(&point, depth).await;
+        assert_eq!((run.outcome, run.problems.len()), (Some(Outcome::Failed), 0), "{run:?}");
+        // And nothing that could be read is no verification.
+        let run = lab.verify_all(&[&point, nowhere], depth).await;
+        assert_eq!((run.outcome, run.problems.len()), (Some(Outcome::Failed), 2), "{run:?}");
+        assert!(run.error.as_ref().is_some_and(|error| error.contains("none of them could be read")), "{run:?}");
+    }
+}

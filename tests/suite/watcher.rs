@@ -15,16 +15,13 @@ use holdfast::jobs::copy::CopyOrder;
 use holdfast::jobs::copy::pending::{Following, copy_all, copy_pending};
 use holdfast::jobs::restore::RestorePlan;
 use holdfast::jobs::source::RepositorySource;
-use holdfast::ledger::{Ledger, StateLock};
+use holdfast::ledger::Ledger;
 use holdfast::model::digest::{Algorithm, Digest};
 use holdfast::model::layout::Layout;
 use holdfast::model::run::{Kind, Outcome, Run, RunFilter, Trigger};
 use holdfast::repository::binaries::BinaryStore;
-use holdfast::service::Manager;
 use holdfast::service::clock::SystemClock;
-use holdfast::service::daemon::Daemon;
 use holdfast::service::request::{Refusal, RestoreRequest, VerifyRequest};
-use holdfast::service::runner::Runner;
 use holdfast::service::site::{JobSpec, Points, Scope, Site, WatchedStore, Work};
 use holdfast::service::status::WatchStatus;
 use holdfast::service::watcher::{Pace, WatchState, run_at};
@@ -33,8 +30,9 @@ use holdfast::store::memory::MemoryStore;
 use holdfast::store::retry::{RetryPolicy, Retrying};
 use holdfast::store::{ErrorKind, ObjectStore, StoreError};
 use tempfile::TempDir;
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+
+use super::service_loop::Running;
 
 const JOB: &str = "copy.main";
 /// How long anything may take that a test waits for.
@@ -101,6 +99,7 @@ impl Site for WatchSite {
             parallel: 8,
             settle: Duration::from_millis(200),
             full: false,
+            allow_empty: false,
         };
         if self.away.load(Ordering::Relaxed) {
             return Err(StoreError::new(ErrorKind::Denied, "put", "the destination is away").into());
@@ -121,13 +120,6 @@ impl Site for WatchSite {
     async fn points(&self, _ledger: Option<&Ledger>) -> Points {
         Points::default()
     }
-}
-
-struct Nobody;
-
-impl Manager for Nobody {
-    fn beat(&self) {}
-    fn status(&self, _words: &str) {}
 }
 
 /// Directories for one test, which outlive the services on them.
@@ -175,10 +167,6 @@ impl Ground {
 
     /// Starts a service.
     fn start(&self) -> Service {
-        let lock = StateLock::take(&self.path("state"), "test").unwrap();
-        let (ledger, _) = Ledger::open(&lock).unwrap();
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        ledger.interrupt_open_runs(clock.now()).unwrap();
         let site = Arc::new(WatchSite {
             store: self.store(),
             destination: Arc::clone(&self.destination),
@@ -186,14 +174,11 @@ impl Ground {
             away: AtomicBool::new(false),
             scopes: Mutex::default(),
         });
-        let stop = CancellationToken::new();
-        let runner = Runner { ledger: Arc::new(ledger), clock };
-        let (daemon, engine) = Daemon::new(runner, Arc::clone(&site) as Arc<dyn Site>, stop.clone()).unwrap();
-        let mut tasks = JoinSet::new();
-        tasks.spawn(async move { engine.run(&Nobody, Duration::from_secs(30)).await });
-        let (watching, stopping, pace) = (daemon.clone(), stop.clone(), self.pace);
-        tasks.spawn(async move { run_at(watching, stopping, pace).await.unwrap() });
-        Service { daemon, site, stop, tasks, _lock: lock }
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let mut running = Running::start(&self.path("state"), Arc::clone(&site) as Arc<dyn Site>, clock);
+        let (watching, stopping, pace) = (running.daemon.clone(), running.stop.clone(), self.pace);
+        running.tasks.spawn(async move { run_at(watching, stopping, pace).await.unwrap() });
+        Service { site, running }
     }
 
     /// The binaries at the destination.
@@ -227,16 +212,13 @@ impl Ground {
 }
 
 struct Service {
-    daemon: Daemon,
     site: Arc<WatchSite>,
-    stop: CancellationToken,
-    tasks: JoinSet<()>,
-    _lock: StateLock,
+    running: Running,
 }
 
 impl Service {
     async fn watch(&self) -> Option<WatchStatus> {
-        self.daemon.status().await.unwrap().jobs[0].watch.clone()
+        self.running.daemon.status().await.unwrap().jobs[0].watch.clone()
     }
 
     /// Waits until something holds.
@@ -268,7 +250,7 @@ impl Service {
     }
 
     async fn is_idle(&self) -> bool {
-        let status = self.daemon.status().await.unwrap();
+        let status = self.running.daemon.status().await.unwrap();
         status.running.is_empty() && status.waiting.is_empty()
     }
 
@@ -281,14 +263,11 @@ impl Service {
     }
 
     async fn runs(&self) -> Vec<Run> {
-        self.daemon.runs(RunFilter { limit: 1000, ..RunFilter::default() }).await.unwrap()
+        self.running.daemon.runs(RunFilter { limit: 1000, ..RunFilter::default() }).await.unwrap()
     }
 
-    async fn end(mut self) {
-        self.stop.cancel();
-        while let Some(ended) = self.tasks.join_next().await {
-            ended.unwrap();
-        }
+    async fn end(self) {
+        self.running.stop().await;
     }
 }
 
@@ -448,7 +427,7 @@ async fn what_is_deleted_soon_after_it_came_is_forgotten() {
     service.until("it is pending", async || service.watch().await.is_some_and(|watch| watch.pending == 1)).await;
     fs::remove_file(ground.place(&digest)).unwrap();
     service.site.away.store(false, Ordering::Relaxed);
-    service.daemon.start(JOB, holdfast::service::request::JobOptions::default(), None).await.unwrap();
+    service.running.daemon.start(JOB, holdfast::service::request::JobOptions::default(), None).await.unwrap();
     service.rest().await;
     assert!(ground.arrived().await.is_empty());
     service.end().await;
@@ -546,7 +525,7 @@ async fn a_change_never_takes_the_place_of_a_run_that_was_to_look_at_everything(
     service.site.scopes.lock().unwrap().clear();
     // The first begins; the others become one that waits, and looks at as much as any of them.
     for trigger in [Trigger::Change, Trigger::Change, Trigger::Schedule, Trigger::Change] {
-        service.daemon.activate(JOB, trigger).await.unwrap();
+        service.running.daemon.activate(JOB, trigger).await.unwrap();
     }
     service.rest().await;
     assert_eq!(*service.site.scopes.lock().unwrap(), [Scope::Pending, Scope::Everything]);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 
 use crate::config::{Config, Service, Tls};
-use crate::service::http::{Certificate, HttpSettings, TlsFiles};
+use crate::service::http::{Certificate, HttpSettings, Limits, TlsFiles};
 
 /// Where the service is reached.
 pub(super) fn settings(service: &Service) -> HttpSettings {
@@ -15,6 +15,7 @@ pub(super) fn settings(service: &Service) -> HttpSettings {
         tls: service.tls.as_ref().map(files),
         allow_plaintext_beyond_loopback: service.allow_plaintext_beyond_loopback,
         hosts: service.hosts.clone(),
+        limits: Limits::default(),
     }
 }
 
@@ -25,6 +26,7 @@ pub(super) async fn renew(certificate: Option<&Certificate>, config: &Arc<Config
     tokio::task::spawn_blocking(move || certificate.renew(&files)).await.context("read the certificate")?
 }
 
-fn files(tls: &Tls) -> TlsFiles {
+/// Where the certificate lies, as the service takes it.
+pub(in crate::cli) fn files(tls: &Tls) -> TlsFiles {
     TlsFiles { certificate: tls.certificate.clone(), key: tls.key.clone() }
 }

@@ -15,7 +15,6 @@ use crate::service::daemon::Daemon;
 use crate::service::http::Certificate;
 use crate::service::journal::{Level, say};
 use crate::service::reload::Reload;
-use crate::service::signals::hangups;
 use crate::service::systemd::Systemd;
 
 /// Whoever knows where the configuration is, and what the service works by.
@@ -29,21 +28,29 @@ pub(super) struct Reloader {
 }
 
 impl Reloader {
-    /// From now on SIGHUP is caught.
     pub(super) fn new(
         config: Arc<Config>,
         daemon: Daemon,
         certificate: Option<Certificate>,
+        hangups: Signal,
         asked: mpsc::Receiver<Reload>,
-    ) -> anyhow::Result<Self> {
-        Ok(Self { config, daemon, certificate, hangups: hangups()?, asked })
+    ) -> Self {
+        Self { config, daemon, certificate, hangups, asked }
     }
 
-    /// Reads the configuration again whenever somebody asks, by signal or in words.
-    pub(super) async fn serve(mut self, stop: CancellationToken) -> anyhow::Result<()> {
+    /// Reads the configuration again whenever somebody asks, by signal or in words. A file that cannot be read to its
+    /// end, as on a network file system that is away, does not keep the service from ending.
+    pub(super) async fn serve(self, stop: CancellationToken) -> anyhow::Result<()> {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.obey() => {}
+        }
+        Ok(())
+    }
+
+    async fn obey(mut self) {
         loop {
             tokio::select! {
-                () = stop.cancelled() => return Ok(()),
                 Some(()) = self.hangups.recv() => {
                     Systemd.reloading();
                     // Who sent the signal cannot be told; the journal was.

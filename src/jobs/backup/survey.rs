@@ -36,10 +36,12 @@ pub(super) struct Survey {
 pub(super) async fn survey(run: &RunContext, order: &BackupOrder, after: Option<Digest>) -> anyhow::Result<Survey> {
     run.report.phase("looking at the binaries", "binaries", None);
     let store = order.source.binaries.clone();
-    let job = order.job.clone();
+    let (job, allow_empty) = (order.job.clone(), order.allow_empty);
     run.blocking(move |run| {
         let survey = walk(run, &store, after)?;
-        refuse_implausible(run, &job, &store)?;
+        if !allow_empty {
+            refuse_implausible(run, &job, &store)?;
+        }
         mark_sidecar_names(run, &store, &survey.binaries)?;
         Ok(survey)
     })
@@ -120,7 +122,8 @@ fn refuse_implausible(run: &RunContext, job: &str, store: &BinaryStore) -> anyho
         .map_or(0, |earlier| earlier.counts.examined);
     if before > 0 {
         bail!(
-            "look at `{root}`: it holds no binaries, but the last backup found {before}: is the volume mounted, and is `binaries` right?"
+            "look at `{root}`: it holds no binaries, but the last backup found {before}: is the volume mounted, and is `binaries` right? \
+             If it was emptied on purpose, `holdfast run {job} --allow-empty` says so"
         );
     }
     Ok(())

@@ -8,7 +8,7 @@ use super::answer::Answer;
 
 /// Connections to one listener; for one more, the one that has been idle for longest goes. Far below the 1,024 files
 /// that a process may open where nobody raised that.
-pub(super) const CONNECTIONS: usize = 256;
+const CONNECTIONS: usize = 256;
 /// How long the head of a request may take, and a connection wait for its next one.
 pub(super) const HEAD_WITHIN: Duration = Duration::from_secs(10);
 /// How long a TLS handshake may take.
@@ -16,7 +16,7 @@ pub(super) const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
 /// How long a body may take.
 pub(super) const BODY_WITHIN: Duration = Duration::from_secs(10);
 /// How long whoever reads an answer may pause.
-pub(super) const WRITE_WITHIN: Duration = Duration::from_secs(20);
+const WRITE_WITHIN: Duration = Duration::from_secs(20);
 /// How long a call may take that is not known to take as long as it takes.
 pub(super) const ANSWER_WITHIN: Duration = Duration::from_mins(1);
 /// How long connections get to end when the service does.
@@ -31,6 +31,21 @@ pub(super) const HEAD: usize = 16 << 10;
 pub(super) const HEADERS: usize = 64;
 /// Runs in one answer.
 pub(super) const RUNS: u32 = 1000;
+
+/// What is held at most by one listener, as far as that is not the same everywhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections at once.
+    pub connections: usize,
+    /// How long whoever reads an answer may pause.
+    pub write_within: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { connections: CONNECTIONS, write_within: WRITE_WITHIN }
+    }
+}
 
 /// How long a call takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

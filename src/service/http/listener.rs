@@ -19,7 +19,7 @@ use super::Context;
 use super::asked::Peer;
 use super::connections::{Connections, Seat};
 use super::exchange::{Visit, exchange};
-use super::limits::{CONNECTIONS, END_WITHIN, HEAD, HEAD_WITHIN};
+use super::limits::{END_WITHIN, HEAD, HEAD_WITHIN, Limits};
 use super::stream::{Stream, Wire};
 use super::tls::Certificate;
 use crate::service::journal::{Level, say};
@@ -38,6 +38,7 @@ const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: applicat
 pub(super) struct Listener {
     door: Door,
     connections: Connections,
+    limits: Limits,
 }
 
 #[derive(Debug)]
@@ -55,19 +56,23 @@ enum Arrival {
 
 impl Listener {
     /// Listens on an address of the network.
-    pub(super) async fn tcp(address: SocketAddr, certificate: Option<Certificate>) -> anyhow::Result<Self> {
+    pub(super) async fn tcp(
+        address: SocketAddr,
+        certificate: Option<Certificate>,
+        limits: Limits,
+    ) -> anyhow::Result<Self> {
         let listener = TcpListener::bind(address).await.map_err(|error| anyhow::anyhow!(explain(&error)));
         let listener = listener.with_context(|| format!("listen on {address}"))?;
-        Ok(Self::at(Door::Tcp(listener, certificate)))
+        Ok(Self::at(Door::Tcp(listener, certificate), limits))
     }
 
     /// Listens on a socket in the file system.
-    pub(super) async fn socket(path: PathBuf, mode: u32, peer: Peer) -> anyhow::Result<Self> {
-        Ok(Self::at(Door::Socket(Socket::bind(path, mode).await?, peer)))
+    pub(super) async fn socket(path: PathBuf, mode: u32, peer: Peer, limits: Limits) -> anyhow::Result<Self> {
+        Ok(Self::at(Door::Socket(Socket::bind(path, mode).await?, peer), limits))
     }
 
-    fn at(door: Door) -> Self {
-        Self { door, connections: Connections::new(CONNECTIONS) }
+    fn at(door: Door, limits: Limits) -> Self {
+        Self { door, connections: Connections::new(limits.connections), limits }
     }
 
     /// The address of the network, if it is one: the port is known only now if any would do.
@@ -87,7 +92,7 @@ impl Listener {
                 biased;
                 () = stop.cancelled() => break,
                 Some(_ended) = visits.join_next(), if !visits.is_empty() => {}
-                accepted = self.door.accept(), if visits.len() < CONNECTIONS + GOING => match accepted {
+                accepted = self.door.accept(), if visits.len() < self.limits.connections + GOING => match accepted {
                     Ok((arrival, from)) => self.admit(arrival, from, &http, &stop, &mut visits),
                     Err(error) => self.recover(&error).await,
                 },
@@ -109,7 +114,7 @@ impl Listener {
     ) {
         match self.connections.admit() {
             Some(seat) => {
-                visits.spawn(attend(arrival, from, seat, Arc::clone(http), stop.clone()));
+                visits.spawn(attend(arrival, from, seat, Arc::clone(http), self.limits, stop.clone()));
             }
             None => turn_away(&arrival),
         }
@@ -145,16 +150,16 @@ impl Door {
 }
 
 /// Serves one connection to its end.
-async fn attend(arrival: Arrival, from: Peer, seat: Seat, http: Arc<Context>, stop: CancellationToken) {
+async fn attend(arrival: Arrival, from: Peer, seat: Seat, http: Arc<Context>, limits: Limits, stop: CancellationToken) {
     let evicted = seat.evicted().clone();
     let visit = Visit { from, seat: Arc::new(seat), unread: Arc::new(AtomicBool::new(false)) };
     tokio::select! {
         () = evicted.cancelled() => {}
-        () = converse(arrival, visit, http, stop) => {}
+        () = converse(arrival, visit, http, limits, stop) => {}
     }
 }
 
-async fn converse(arrival: Arrival, visit: Visit, http: Arc<Context>, stop: CancellationToken) {
+async fn converse(arrival: Arrival, visit: Visit, http: Arc<Context>, limits: Limits, stop: CancellationToken) {
     let wire: Box<dyn Wire> = match arrival {
         Arrival::Tcp(stream) => Box::new(stream),
         Arrival::Socket(stream) => Box::new(stream),
@@ -166,7 +171,7 @@ async fn converse(arrival: Arrival, visit: Visit, http: Arc<Context>, stop: Canc
             },
         },
     };
-    let stream = Stream::new(wire, Arc::clone(&visit.unread));
+    let stream = Stream::new(wire, limits.write_within, Arc::clone(&visit.unread));
     let service = service_fn(move |request| exchange(Arc::clone(&http), visit.clone(), request));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

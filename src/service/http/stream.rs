@@ -11,8 +11,6 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
-use super::limits::WRITE_WITHIN;
-
 /// How long, and how much of, what was not wanted is still taken after the answer. Closed with bytes unread, a socket
 /// makes the other side lose the answer.
 const LINGER: (Duration, usize) = (Duration::from_secs(1), 64 << 20);
@@ -24,6 +22,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
 /// A connection.
 pub(super) struct Stream {
     wire: Box<dyn Wire>,
+    write_within: Duration,
     /// When writing will have stood still for too long; none while it does not stand still.
     stalled: Option<Pin<Box<Sleep>>>,
     unread: Arc<AtomicBool>,
@@ -31,9 +30,10 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    /// A connection; `unread` tells whether something that was sent on it was not read.
-    pub(super) fn new(wire: Box<dyn Wire>, unread: Arc<AtomicBool>) -> Self {
-        Self { wire, stalled: None, unread, lingering: None }
+    /// A connection on which writing may stand still for that long; `unread` tells whether something that was sent on
+    /// it was not read.
+    pub(super) fn new(wire: Box<dyn Wire>, write_within: Duration, unread: Arc<AtomicBool>) -> Self {
+        Self { wire, write_within, stalled: None, unread, lingering: None }
     }
 
     /// Passes on what became of a try to write, unless that stands still for too long.
@@ -42,7 +42,8 @@ impl Stream {
             self.stalled = None;
             return tried;
         }
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(WRITE_WITHIN)));
+        let within = self.write_within;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(within)));
         ready!(stalled.as_mut().poll(cx));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
@@ -106,5 +107,31 @@ impl AsyncWrite for Stream {
     ) -> Poll<io::Result<usize>> {
         let tried = Pin::new(&mut *self.wire).poll_write_vectored(cx, bufs);
         self.patiently(cx, tried)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+
+    use super::*;
+    use crate::service::http::Limits;
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_does_not_read_an_answer_has_twenty_seconds_and_whoever_reads_slowly_any_time() {
+        let (server, mut client) = duplex(16);
+        let mut stream = Stream::new(Box::new(server), Limits::default().write_within, Arc::default());
+        // A byte each 19 seconds.
+        let slow = async {
+            for _ in 0..32 {
+                sleep(Duration::from_secs(19)).await;
+                client.read_u8().await.unwrap();
+            }
+        };
+        let (written, ()) = tokio::join!(stream.write_all(&[0; 48]), slow);
+        written.unwrap();
+        let begun = Instant::now();
+        let error = stream.write_all(&[0; 48]).await.unwrap_err();
+        assert_eq!((error.kind(), begun.elapsed().as_secs()), (io::ErrorKind::TimedOut, 20));
     }
 }

@@ -1,0 +1,265 @@
+//! The store while it is watched: what is seen and found becomes records, and records start copies.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::{Instant, sleep_until};
+
+use super::retries::due;
+use super::{Follower, RECORD_AGAIN};
+use crate::model::branch::Branch;
+use crate::model::digest::Digest;
+use crate::service::journal::{Level, say};
+use crate::service::watcher::board::WatchState;
+use crate::service::watcher::eyes::{Blind, Eyes, Sight};
+use crate::service::watcher::survey::{Finding, Survey};
+
+/// How many findings of the survey wait.
+const FINDINGS: usize = 64;
+/// How many binaries are recorded at once.
+const BATCH: usize = 2_000;
+/// How many binaries, and how many directories, may be seen and not dealt with before they count as missed.
+const FRESH: usize = 65_536;
+/// How long the watches get to go away.
+const TO_CLOSE: Duration = Duration::from_secs(30);
+
+/// Why a store is not watched any more.
+#[derive(Debug)]
+pub(super) enum Lost {
+    /// It is to stop.
+    Stopped,
+    /// Not everything was seen.
+    Missed(String),
+    /// The root is not there, or another one.
+    RootGone,
+    /// There are not enough watches.
+    NoWatches,
+    /// There is no instance.
+    NoInstances,
+}
+
+/// Which directory a path leads to.
+pub(super) type Identity = (u64, u64);
+
+pub(super) fn identity(root: &Path) -> Option<Identity> {
+    let metadata = fs::metadata(root).ok().filter(fs::Metadata::is_dir)?;
+    Some((metadata.dev(), metadata.ino()))
+}
+
+/// The store while it is watched.
+pub(super) struct Session<'a> {
+    follower: &'a mut Follower,
+    root: Identity,
+    overrun: Arc<AtomicBool>,
+    sights: mpsc::Receiver<Sight>,
+    findings: mpsc::Receiver<Finding>,
+    requests: mpsc::Sender<Branch>,
+    /// Binaries that were seen and are not recorded.
+    fresh: BTreeSet<Digest>,
+    /// When they are to be.
+    flush_at: Option<Instant>,
+    /// Whether they could not be when that was tried.
+    failing: bool,
+    /// Directories that came and were not looked into.
+    branches: BTreeSet<Branch>,
+    /// Whether a directory was said not to be watched.
+    complained: bool,
+}
+
+impl<'a> Session<'a> {
+    /// Watches until that is over, and gives the watches back.
+    pub(super) async fn watch(follower: &'a mut Follower) -> Lost {
+        let store = follower.store.binaries.clone();
+        let Some(root) = identity(store.root()) else { return Lost::RootGone };
+        follower.board(WatchState::SettingUp, None, None);
+        let overrun = Arc::new(AtomicBool::new(false));
+        let (sights_to, sights) = mpsc::channel(follower.pace.sights);
+        let (findings_to, findings) = mpsc::channel(FINDINGS);
+        let (requests, requests_from) = mpsc::channel(1);
+        let eyes = match Eyes::open(&store, sights_to, Arc::clone(&overrun)) {
+            Ok(eyes) => eyes,
+            Err(blind) => return lost(blind),
+        };
+        let over = follower.stop.child_token();
+        let survey = Survey { store, eyes, findings: findings_to, stop: over.clone() };
+        let survey = spawn_blocking(move || survey.run(requests_from));
+        let mut session = Session {
+            follower,
+            root,
+            overrun,
+            sights,
+            findings,
+            requests,
+            fresh: BTreeSet::new(),
+            flush_at: None,
+            failing: false,
+            branches: BTreeSet::new(),
+            complained: false,
+        };
+        let lost = session.follow().await;
+        over.cancel();
+        if !matches!(lost, Lost::Stopped) {
+            session.flush().await;
+        }
+        session.close(survey).await;
+        lost
+    }
+
+    async fn follow(&mut self) -> Lost {
+        let mut look_at = Instant::now() + self.follower.pace.look;
+        let (stop, requests) = (self.follower.stop.clone(), self.requests.clone());
+        loop {
+            if self.overrun.swap(false, Ordering::Acquire) || self.fresh.len() + self.branches.len() > FRESH {
+                return Lost::Missed("more came than could be recorded".to_owned());
+            }
+            if self.fresh.len() >= BATCH && !self.failing {
+                self.flush().await;
+            }
+            let flush_at = self.flush_at;
+            tokio::select! {
+                () = stop.cancelled() => return Lost::Stopped,
+                Some(sight) = self.sights.recv() => {
+                    let mut next = Some(sight);
+                    while let Some(sight) = next {
+                        if let Some(lost) = self.see(sight) {
+                            return lost;
+                        }
+                        next = if self.fresh.len() < BATCH { self.sights.try_recv().ok() } else { None };
+                    }
+                }
+                finding = self.findings.recv() => {
+                    let lost = match finding {
+                        Some(finding) => self.find(finding).await,
+                        None => Some(Lost::Missed("the thread that sets watches ended".to_owned())),
+                    };
+                    if let Some(lost) = lost {
+                        return lost;
+                    }
+                }
+                Ok(permit) = requests.reserve(), if !self.branches.is_empty() => {
+                    if let Some(top) = self.branches.pop_first() {
+                        // All of it is looked into, so what lies below it need not be asked for.
+                        while self.branches.first().is_some_and(|branch| branch.is_within(&top)) {
+                            self.branches.pop_first();
+                        }
+                        permit.send(top);
+                    }
+                }
+                () = sleep_until(flush_at.unwrap_or(look_at)), if flush_at.is_some() => self.flush().await,
+                () = sleep_until(look_at) => {
+                    look_at = Instant::now() + self.follower.pace.look;
+                    if identity(self.follower.store.binaries.root()) != Some(self.root) {
+                        return Lost::RootGone;
+                    }
+                }
+                due = due(&mut self.follower.jobs) => self.follower.look_after(due).await,
+            }
+        }
+    }
+
+    fn see(&mut self, sight: Sight) -> Option<Lost> {
+        match sight {
+            Sight::Binary(digest) => self.take(digest),
+            Sight::Branch(branch) => {
+                self.branches.insert(branch);
+            }
+            Sight::RootGone => return Some(Lost::RootGone),
+            Sight::Missed(cause) => return Some(Lost::Missed(cause)),
+        }
+        None
+    }
+
+    async fn find(&mut self, finding: Finding) -> Option<Lost> {
+        match finding {
+            Finding::Ready(directories) => {
+                let root = self.follower.store.binaries.root().display();
+                let jobs = self.follower.store.jobs.join(", ");
+                say(Level::Info, format_args!("watching `{root}`, {directories} directories, for {jobs}"));
+                self.follower.said.clear();
+                // What came before the watches were set is found by a scan that begins now.
+                self.follower.missed().await;
+                self.follower.board(WatchState::Watching, None, Some(directories));
+                self.follower.activate_all().await;
+            }
+            Finding::Binaries(digests) => digests.into_iter().for_each(|digest| self.take(digest)),
+            Finding::Unwatched { branch, cause } => {
+                if !self.complained {
+                    let path =
+                        self.follower.store.binaries.root().join(branch.path(self.follower.store.binaries.layout()));
+                    say(
+                        Level::Warning,
+                        format_args!("watch `{}`: {cause}; what comes there is found by schedule", path.display()),
+                    );
+                    self.complained = true;
+                }
+            }
+            Finding::Blind(blind) => return Some(lost(blind)),
+        }
+        None
+    }
+
+    fn take(&mut self, digest: Digest) {
+        self.fresh.insert(digest);
+        let gather = self.follower.pace.gather;
+        self.flush_at.get_or_insert_with(|| Instant::now() + gather);
+    }
+
+    /// Records what was seen, and starts those that copy it.
+    async fn flush(&mut self) {
+        self.flush_at = None;
+        if self.fresh.is_empty() {
+            return;
+        }
+        let (jobs, now) = (self.follower.store.jobs.clone(), self.follower.daemon.clock().now());
+        let digests: Vec<Digest> = self.fresh.iter().copied().collect();
+        match self.follower.ledger(move |ledger| ledger.add_pending(&jobs, &digests, now)).await {
+            Ok(idle) => {
+                self.fresh.clear();
+                self.failing = false;
+                for retry in &mut self.follower.jobs {
+                    retry.delay = self.follower.pace.again.0;
+                }
+                for job in idle {
+                    self.follower.activate(&job).await;
+                }
+            }
+            Err(error) => {
+                say(Level::Error, format_args!("{error:#}; trying again"));
+                self.failing = true;
+                self.flush_at = Some(Instant::now() + RECORD_AGAIN);
+            }
+        }
+    }
+
+    /// Waits until the watches are given back, so that they can be had again.
+    async fn close(self, survey: JoinHandle<()>) {
+        let Self { mut sights, findings, requests, .. } = self;
+        drop((findings, requests));
+        let closed = async {
+            if let Err(error) = survey.await {
+                say(Level::Error, format_args!("set watches: {error}"));
+            }
+            // The sender goes with the watches.
+            while sights.recv().await.is_some() {}
+        };
+        if tokio::time::timeout(TO_CLOSE, closed).await.is_err() {
+            say(Level::Warning, "the watches of a store do not end: is its file system stuck?");
+        }
+    }
+}
+
+fn lost(blind: Blind) -> Lost {
+    match blind {
+        Blind::Gone => Lost::RootGone,
+        Blind::NoWatches => Lost::NoWatches,
+        Blind::NoInstances => Lost::NoInstances,
+        Blind::Other(cause) => Lost::Missed(cause),
+    }
+}
