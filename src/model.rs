@@ -4,6 +4,7 @@ pub mod account;
 pub mod address;
 pub mod archive;
 pub mod branch;
+pub mod bson;
 pub mod cron;
 pub mod digest;
 pub mod document;
