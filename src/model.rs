@@ -6,6 +6,7 @@ pub mod archive;
 pub mod branch;
 pub mod bson;
 pub mod cron;
+pub mod database;
 pub mod digest;
 pub mod document;
 pub mod key;

@@ -1,7 +1,6 @@
 //! What a repository has beside its binaries: the documents, read before them, and the records in the store's root.
 
 use std::io::Read as _;
-use std::path::PathBuf;
 
 use anyhow::Context as _;
 use bytes::Bytes;
@@ -15,7 +14,9 @@ use crate::model::digest::{Algorithm, Digest};
 use crate::model::key::Key;
 use crate::model::point::{DocumentFile, DocumentSet, PointName, RecordFile};
 use crate::repository::binaries::{BinaryStore, open_regular};
-use crate::repository::documents::{DocumentDirectory, DocumentReport, Earlier, PackedDocuments, SeenDocuments};
+use crate::repository::documents::{
+    DocumentReport, DocumentSource, Earlier, OpenDocuments, PackedDocuments, SeenDocuments,
+};
 use crate::repository::walk::Beside;
 
 /// A record is a key or a marker; one that is larger is something else.
@@ -28,8 +29,8 @@ pub struct RepositorySource {
     pub name: String,
     /// Its binaries.
     pub binaries: BinaryStore,
-    /// The directory of its documents, if it has one.
-    pub documents: Option<PathBuf>,
+    /// Where its documents come from, if it has any.
+    pub documents: Option<DocumentSource>,
 }
 
 /// What of a restore point is not binaries.
@@ -37,7 +38,7 @@ pub struct RepositorySource {
 pub struct Head {
     /// The documents.
     pub documents: DocumentSet,
-    /// What their directory looked like from outside when they were read.
+    /// What they looked like from outside when they were read, if that can be told.
     pub fingerprint: Option<String>,
     /// The records.
     pub records: Vec<RecordFile>,
@@ -83,14 +84,25 @@ impl SeenDocuments for OnDisk {
     }
 }
 
-/// Reads the documents of a directory, hands them on packed, and takes what there is to say of them into the report.
+/// Opens the documents: those of a database are read as they are now.
+pub async fn open_documents(run: &RunContext, source: &DocumentSource) -> anyhow::Result<OpenDocuments> {
+    let source = source.clone();
+    run.blocking(move |run| {
+        let opened = source.open(&|| run.stop.is_cancelled());
+        run.go_on()?;
+        opened
+    })
+    .await
+}
+
+/// Reads documents, hands them on packed, and takes what there is to say of them into the report.
 pub fn read_documents(
     run: &RunContext,
-    directory: &DocumentDirectory,
+    documents: &OpenDocuments,
     sink: &mut dyn FnMut(PackedDocuments) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let mut seen = OnDisk::new(run)?;
-    let report = directory.read(&mut seen, &|| run.stop.is_cancelled(), sink);
+    let report = documents.read(&mut seen, &|| run.stop.is_cancelled(), sink);
     run.go_on()?;
     take_report(run, &report?);
     Ok(())
@@ -131,22 +143,21 @@ pub async fn read_head(
     series: &Series,
     reread: Reread,
 ) -> anyhow::Result<Head> {
-    let Some(directory) = &source.documents else { return Ok(Head::default()) };
-    let directory = DocumentDirectory::new(directory.clone());
-    let fingerprint = {
-        let directory = directory.clone();
-        run.blocking(move |_| Ok(directory.fingerprint()?.to_string())).await?
-    };
+    let Some(documents) = &source.documents else { return Ok(Head::default()) };
+    run.report.phase("looking at the documents", "documents", None);
+    let documents = open_documents(run, documents).await?;
+    let fingerprint = documents.fingerprint();
     if let Some(last) = &series.last
-        && series.documents.as_deref() == Some(&fingerprint)
+        && fingerprint.is_some()
+        && series.documents == fingerprint
         && (reread == Reread::Never || last.documents.damaged.is_none() && last.complete)
     {
-        return Ok(Head { documents: last.documents.clone(), fingerprint: Some(fingerprint), records: Vec::new() });
+        return Ok(Head { documents: last.documents.clone(), fingerprint, records: Vec::new() });
     }
     run.report.phase("reading documents", "documents", None);
     let (to, packed) = mpsc::channel(1);
     let reading = run.blocking(move |run| {
-        read_documents(run, &directory, &mut |file| to.blocking_send(file).context("hand documents on"))
+        read_documents(run, &documents, &mut |file| to.blocking_send(file).context("hand documents on"))
     });
     // It owns the receiver: when a request fails, the reader ends with the next file.
     let last = series.last.as_ref().map(|last| last.documents.clone()).unwrap_or_default();
@@ -172,7 +183,7 @@ pub async fn read_head(
     let (read, sent) = tokio::join!(reading, sending);
     let documents = sent?;
     read?;
-    Ok(Head { documents, fingerprint: Some(fingerprint), records: Vec::new() })
+    Ok(Head { documents, fingerprint, records: Vec::new() })
 }
 
 /// Takes a packed file into a set.

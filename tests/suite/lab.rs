@@ -22,6 +22,7 @@ use holdfast::model::layout::Layout;
 use holdfast::model::point::PointManifest;
 use holdfast::model::run::{Kind, Run, RunId, Trigger};
 use holdfast::repository::binaries::BinaryStore;
+use holdfast::repository::documents::{DocumentDirectory, DocumentSource};
 use holdfast::service::runner::{Activation, Runner};
 use holdfast::store::ObjectStore;
 use holdfast::store::memory::MemoryStore;
@@ -75,6 +76,8 @@ pub(crate) struct Lab {
     pub(crate) volume_bytes: u64,
     pub(crate) settle: Duration,
     pub(crate) with_documents: bool,
+    /// Where the documents come from instead of the directory.
+    pub(crate) documents: Option<DocumentSource>,
     lock: Option<StateLock>,
 }
 
@@ -113,6 +116,7 @@ impl Lab {
             volume_bytes: 1 << 30,
             settle: Duration::from_secs(2),
             with_documents: false,
+            documents: None,
             lock: Some(lock),
         }
     }
@@ -205,7 +209,10 @@ impl Lab {
         RepositorySource {
             name: "main".to_owned(),
             binaries: self.binaries(),
-            documents: self.with_documents.then(|| self.path("documents")),
+            documents: self.documents.clone().or_else(|| {
+                let directory = || DocumentSource::Directory(DocumentDirectory::new(self.path("documents")));
+                self.with_documents.then(directory)
+            }),
         }
     }
 

@@ -24,6 +24,8 @@ mod lab;
 mod ledger;
 mod openapi;
 mod pending;
+mod postgres;
+mod postgres_server;
 mod restore;
 mod s3_faults;
 mod s3_memory;

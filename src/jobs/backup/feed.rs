@@ -20,7 +20,7 @@ use crate::ledger::Listed;
 use crate::model::digest::{Digest, Hasher};
 use crate::model::point::RecordFile;
 use crate::repository::binaries::{BinaryStore, Content};
-use crate::repository::documents::{DocumentDirectory, Fingerprint, PackedDocuments};
+use crate::repository::documents::{OpenDocuments, PackedDocuments};
 
 /// Binaries up to this size are held in memory on their way; larger ones are digested first and read again.
 const HELD: usize = 4 << 20;
@@ -154,31 +154,6 @@ fn receive<T>(run: &RunContext, from: &mut mpsc::Receiver<Option<T>>) -> anyhow:
     Ok(item)
 }
 
-/// The documents as they were found before the binaries were looked at.
-#[derive(Clone, Debug)]
-pub(super) struct OpenDocuments {
-    directory: DocumentDirectory,
-    fingerprint: Fingerprint,
-}
-
-impl OpenDocuments {
-    /// What their directory looked like.
-    pub(super) fn fingerprint(&self) -> String {
-        self.fingerprint.to_string()
-    }
-}
-
-/// Opens the documents; none if there are none.
-pub(super) async fn open_documents(run: &RunContext, order: &BackupOrder) -> anyhow::Result<Option<OpenDocuments>> {
-    let Some(directory) = order.source.documents.clone() else { return Ok(None) };
-    run.blocking(move |_| {
-        let directory = DocumentDirectory::new(directory);
-        let fingerprint = directory.fingerprint()?;
-        Ok(Some(OpenDocuments { directory, fingerprint }))
-    })
-    .await
-}
-
 /// Reads the documents as they were when they were opened.
 pub(super) async fn feed_documents(
     run: &RunContext,
@@ -187,12 +162,9 @@ pub(super) async fn feed_documents(
 ) -> anyhow::Result<()> {
     run.blocking(move |run| {
         let send = |item| to.blocking_send(item).map_err(|_| Cancelled);
-        if let Some(OpenDocuments { directory, fingerprint }) = documents {
-            read_documents(run, &directory, &mut |file| Ok(send(Some(file))?))?;
-            if directory.fingerprint()? != fingerprint {
-                let path = directory.path().display();
-                bail!("read documents in `{path}`: they were changed meanwhile; run the backup again");
-            }
+        if let Some(documents) = documents {
+            read_documents(run, &documents, &mut |file| Ok(send(Some(file))?))?;
+            documents.unchanged()?;
         }
         Ok(send(None)?)
     })
