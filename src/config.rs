@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::model::address::Address;
+use crate::model::database::{DatabaseUrl, TableName};
 use crate::model::layout::Layout;
 use crate::model::slots::Timing;
 
@@ -30,6 +31,8 @@ pub use users::{read_users, with_account, without_account};
 /// Where `holdfast` looks without `--config`.
 pub const DEFAULT_FILE: &str = "/etc/holdfast/holdfast.toml";
 
+/// What ModeShape calls its table.
+const DEFAULT_TABLE: &str = "MODESHAPE_REPOSITORY";
 const DEFAULT_STATE_DIR: &str = "/var/lib/holdfast";
 /// Beside the configuration.
 const DEFAULT_USERS: &str = "users.toml";
@@ -144,6 +147,19 @@ pub struct Repository {
 pub enum DocumentSource {
     /// A ModeShape backup directory, which holds `documents_000001.bin.gz` and so on.
     Directory(PathBuf),
+    /// A table of a database.
+    Table(DocumentTable),
+}
+
+/// `postgres` in `[repository.NAME.documents]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DocumentTable {
+    /// The database.
+    pub url: DatabaseUrl,
+    /// The table.
+    pub table: TableName,
+    /// A file that holds the password; none to take it from the environment.
+    pub password_file: Option<PathBuf>,
 }
 
 /// `[destination.NAME]`.

@@ -8,6 +8,7 @@ mod schedules;
 
 use std::path::Path;
 
+use anyhow::Context as _;
 use serde::Serialize;
 
 use crate::cli::exit::Exit;
@@ -109,7 +110,13 @@ pub(super) async fn check(file: &Path, arguments: &Arguments) -> anyhow::Result<
     schedules::check(&mut findings, &config, SystemClock.now());
     machine::watches(&mut findings, &config);
     for repository in config.repositories.values() {
-        repositories::check(&mut findings, repository);
+        // A database is asked from a thread that may wait.
+        let (repository, mut so_far) = (repository.clone(), findings);
+        let looking = tokio::task::spawn_blocking(move || {
+            repositories::check(&mut so_far, &repository);
+            so_far
+        });
+        findings = looking.await.context("look at the repository")?;
     }
     for destination in config.destinations.values() {
         destinations::check(&mut findings, destination, kept.as_ref()).await;

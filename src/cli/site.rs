@@ -25,6 +25,7 @@ use crate::ledger::Ledger;
 use crate::model::account::Accounts;
 use crate::model::run::Kind;
 use crate::repository::binaries::BinaryStore;
+use crate::repository::documents::{DocumentDirectory, DocumentSource, DocumentTable};
 use crate::service::request::{JobOptions, Refusal, RestoreRequest, VerifyRequest};
 use crate::service::site::{JobSpec, OlderInterfaces, Points, Scope, Site, WatchedStore, Work};
 
@@ -390,11 +391,25 @@ fn source(repository: &Repository) -> RepositorySource {
     RepositorySource {
         name: repository.name.clone(),
         binaries: BinaryStore::at(&repository.binaries, &repository.layout),
-        documents: documents(repository).map(Path::to_owned),
+        documents: repository.documents.as_ref().map(document_source),
     }
 }
 
-/// The directory of the documents, if there is one.
+/// Where documents come from, as the work knows it.
+pub(super) fn document_source(configured: &config::DocumentSource) -> DocumentSource {
+    match configured {
+        config::DocumentSource::Directory(path) => DocumentSource::Directory(DocumentDirectory::new(path)),
+        config::DocumentSource::Table(config::DocumentTable { url, table, password_file }) => {
+            let (url, table, password_file) = (url.clone(), table.clone(), password_file.clone());
+            DocumentSource::Table(DocumentTable { url, table, password_file })
+        }
+    }
+}
+
+/// The directory of the documents, if they are in one.
 pub(super) fn documents(repository: &Repository) -> Option<&Path> {
-    repository.documents.as_ref().map(|config::DocumentSource::Directory(path)| path.as_path())
+    match &repository.documents {
+        Some(config::DocumentSource::Directory(path)) => Some(path),
+        _ => None,
+    }
 }

@@ -8,17 +8,18 @@ use jiff::tz::TimeZone;
 use toml::de::{DeTable, DeValue};
 
 use super::error::{Problem, Source, did_you_mean};
-use super::file::{CredentialsTable, DestinationTable, DocumentsTable, File, OlderInterfacesTable};
+use super::file::{CredentialsTable, DatabaseTable, DestinationTable, DocumentsTable, File, OlderInterfacesTable};
 use super::timing::Jitter;
 use super::value::{Text, Url};
 use super::{
     BackupJob, Config, ConfigError, CopyJob, Credentials, DEFAULT_GRACE, DEFAULT_HISTORY, DEFAULT_JITTER,
     DEFAULT_LISTEN, DEFAULT_PARALLEL, DEFAULT_POINT_EVERY, DEFAULT_REGION, DEFAULT_RUNS_AT_ONCE, DEFAULT_SESSION,
-    DEFAULT_SETTLE, DEFAULT_STATE_DIR, DEFAULT_USERS, DEFAULT_VOLUME, DEFAULT_WATCH, Destination, DocumentSource,
-    OlderInterfaces, Place, Repository, S3Place, Service, Tls,
+    DEFAULT_SETTLE, DEFAULT_STATE_DIR, DEFAULT_TABLE, DEFAULT_USERS, DEFAULT_VOLUME, DEFAULT_WATCH, Destination,
+    DocumentSource, DocumentTable, OlderInterfaces, Place, Repository, S3Place, Service, Tls,
 };
 use crate::model::address::Address;
 use crate::model::cron::CronExpression;
+use crate::model::database::TableName;
 use crate::model::layout::Layout;
 use crate::model::schedule::Schedule;
 use crate::model::slots::Timing;
@@ -70,15 +71,13 @@ impl Check<'_> {
         let resolve = |path: PathBuf| base.join(path).components().collect::<PathBuf>();
         let state_dir = written.service.state_dir.map_or_else(|| PathBuf::from(DEFAULT_STATE_DIR), |Text(path)| path);
 
-        let repositories = written.repository.into_iter().map(|(name, table)| {
-            let documents = table
-                .documents
-                .map(|DocumentsTable { directory: Text(path) }| DocumentSource::Directory(resolve(path)));
+        let mut repositories = BTreeMap::new();
+        for (name, table) in written.repository {
+            let documents = table.documents.and_then(|documents| self.documents(&name, documents, &resolve));
             let layout = table.layout.map_or_else(Layout::modeshape, |setting| setting.0);
             let binaries = resolve(table.binaries.0);
-            (name.clone(), Repository { name, binaries, layout, documents })
-        });
-        let repositories = repositories.collect();
+            repositories.insert(name.clone(), Repository { name, binaries, layout, documents });
+        }
 
         let mut destinations = BTreeMap::new();
         for (name, table) in written.destination {
@@ -241,6 +240,48 @@ impl Check<'_> {
             kms_key: table.kms_key.map(|key| key.0),
             expected_bucket_owner: table.expected_bucket_owner.map(|account| account.0.0),
         })
+    }
+
+    /// Where the documents come from: one place, and no other.
+    fn documents(
+        &mut self,
+        name: &str,
+        table: DocumentsTable,
+        resolve: &dyn Fn(PathBuf) -> PathBuf,
+    ) -> Option<DocumentSource> {
+        let header = ["repository", name, "documents"];
+        match table {
+            DocumentsTable { directory: Some(Text(path)), postgres: None } => {
+                Some(DocumentSource::Directory(resolve(path)))
+            }
+            DocumentsTable { directory: None, postgres: Some(DatabaseTable { url, table, password_file }) } => {
+                let mut url = url.0.0;
+                url.root_certificate = url.root_certificate.map(resolve);
+                let table = table.map(|Text(table)| table);
+                Some(DocumentSource::Table(DocumentTable {
+                    url,
+                    table: table.unwrap_or_else(|| TableName { schema: None, name: DEFAULT_TABLE.to_owned() }),
+                    password_file: password_file.map(|Text(path)| resolve(path)),
+                }))
+            }
+            DocumentsTable { directory: None, postgres: None } => {
+                self.complain(
+                    self.key(&header),
+                    format!("[{}] does not say where the documents are", header.join(".")),
+                    "add directory = \"/srv/modeshape-backup\" or postgres = { url = \"postgresql://USER@HOST/DATABASE\" }"
+                        .to_owned(),
+                );
+                None
+            }
+            _ => {
+                self.complain(
+                    self.key(&["repository", name, "documents", "postgres"]),
+                    format!("[{}] says twice where the documents are", header.join(".")),
+                    "leave one of `directory` and `postgres`".to_owned(),
+                );
+                None
+            }
+        }
     }
 
     /// All that a local directory needs is its `url`.

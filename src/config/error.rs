@@ -86,7 +86,7 @@ impl Source<'_> {
             line: self.text[..line_start].matches('\n').count() + 1,
             column: before.chars().count() + 1,
             width: meant.chars().count().max(1),
-            text: line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect(),
+            text: without_passwords(line).chars().map(|c| if c.is_control() { ' ' } else { c }).collect(),
         }
     }
 
@@ -153,7 +153,11 @@ fn explain(message: &str, path: &[&str]) -> (String, String) {
         return (format!("unknown {kind} `{unknown}`{place}"), format!("{meant}known {kind}s: {known}"));
     }
     if let Some(key) = message.strip_prefix("missing field ").map(|rest| rest.trim_matches('`')) {
-        return (format!("[{}] has no `{key}`", path.join(".")), format!("add {}", example_of(key)));
+        let example = match path.last() {
+            Some(&"postgres") => "url = \"postgresql://fcrepo@127.0.0.1/fcrepo\"".to_owned(),
+            _ => example_of(key),
+        };
+        return (format!("[{}] has no `{key}`", path.join(".")), format!("add {example}"));
     }
     let wrong = message.strip_prefix("invalid type: ").or_else(|| message.strip_prefix("invalid value: "));
     if let Some((found, expected)) = wrong.and_then(|rest| rest.rsplit_once(", expected ")) {
@@ -223,6 +227,9 @@ pub(super) const EXAMPLES: &[(&str, &str)] = &[
     ("suffix", "\"\""),
     ("documents", "{ directory = \"/srv/modeshape-backup\" }"),
     ("directory", "\"/srv/modeshape-backup\""),
+    ("postgres", "{ url = \"postgresql://fcrepo@127.0.0.1/fcrepo\", password_file = \"postgres-password\" }"),
+    ("table", "\"MODESHAPE_REPOSITORY\""),
+    ("password_file", "\"postgres-password\""),
     ("url", "\"s3://bucket/prefix\" or \"file:///var/backups/holdfast\""),
     ("endpoint", "\"http://127.0.0.1:8333\""),
     ("region", "\"us-east-1\""),
@@ -243,6 +250,33 @@ pub(super) const EXAMPLES: &[(&str, &str)] = &[
     ("timezone", "\"Europe/Berlin\""),
     ("jitter", "\"5m\""),
 ];
+
+/// The line with a dot for each character of a password in a url: whoever reads logs need not see it.
+fn without_passwords(line: &str) -> String {
+    let mut shown = line.to_owned();
+    let mut hide = |from: usize, to: usize| {
+        let dots = "·".repeat(line[from..to].chars().count());
+        // Only the first in a line, as the places after it are no longer the same.
+        if shown == line {
+            shown = format!("{}{dots}{}", &line[..from], &line[to..]);
+        }
+    };
+    let end_of = |from: usize, ends: &[char]| line[from..].find(ends).map_or(line.len(), |len| from + len);
+    for (at, mark) in line.match_indices("://") {
+        let from = at + mark.len();
+        let authority = &line[from..end_of(from, &['"', '\'', ' '])];
+        if let Some(end) = authority.rfind('@')
+            && let Some(colon) = authority[..end].find(':')
+        {
+            hide(from + colon + 1, from + end);
+        }
+    }
+    for (at, mark) in line.match_indices("password=") {
+        let from = at + mark.len();
+        hide(from, end_of(from, &['"', '\'', ' ', '&']));
+    }
+    shown
+}
 
 fn example_of(key: &str) -> String {
     match EXAMPLES.iter().find(|(known, _)| *known == key) {
@@ -315,6 +349,19 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(nearest(word, known), meant, "{word}");
+        }
+    }
+
+    #[test]
+    fn a_password_in_a_url_is_not_shown() {
+        for (line, shown) in [
+            ("url = \"postgresql://u:hush@h/x\"", "url = \"postgresql://u:····@h/x\""),
+            ("url = \"https://k:a@b@h\"", "url = \"https://k:···@h\""),
+            ("url = \"postgresql://u@h/x?password=hush&a=b\"", "url = \"postgresql://u@h/x?password=····&a=b\""),
+            ("url = \"postgresql://u@h:5432/x\" # a: b", "url = \"postgresql://u@h:5432/x\" # a: b"),
+            ("url = \"http://127.0.0.1:8333\"", "url = \"http://127.0.0.1:8333\""),
+        ] {
+            assert_eq!(without_passwords(line), shown);
         }
     }
 

@@ -11,11 +11,12 @@ use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor}
 use super::error::did_you_mean;
 use super::timing::Jitter;
 use super::value::{
-    Account, Complaint, DAY, Endpoint, FromText as _, HOUR, Host, Period, Settle, Sse, StorageClass, Text, Url, Volume,
-    Whole, YEAR, sound,
+    Account, Complaint, DAY, Endpoint, FromText, HOUR, Host, Period, PostgresUrl, Settle, Sse, StorageClass, Text, Url,
+    Volume, Whole, YEAR, sound,
 };
 use crate::model::address::Address;
 use crate::model::cron::CronExpression;
+use crate::model::database::TableName;
 use crate::model::digest::Algorithm;
 use crate::model::layout::Layout;
 
@@ -92,7 +93,16 @@ pub(super) struct RepositoryTable {
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a table")]
 pub(super) struct DocumentsTable {
-    pub(super) directory: Text<PathBuf>,
+    pub(super) directory: Option<Text<PathBuf>>,
+    pub(super) postgres: Option<DatabaseTable<PostgresUrl>>,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table", bound = "U: FromText")]
+pub(super) struct DatabaseTable<U> {
+    pub(super) url: Text<U>,
+    pub(super) table: Option<Text<TableName>>,
+    pub(super) password_file: Option<Text<PathBuf>>,
 }
 
 #[derive(serde::Deserialize)]

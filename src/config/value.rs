@@ -10,6 +10,7 @@ use serde::de::{Deserialize, Deserializer, Error, Unexpected, Visitor};
 
 use super::{MAX_SETTLE, VOLUME_LIMITS};
 use crate::model::address::Address;
+use crate::model::database::{DatabaseUrl, InvalidDatabase, Server, TableName};
 use crate::model::digest::Algorithm;
 
 /// A value that was wrong by itself, and the way out; travels through serde as one text.
@@ -252,6 +253,31 @@ fn s3_url(url: &str, rest: &str) -> Result<Url, Complaint> {
         );
     }
     Ok(Url::S3 { bucket: bucket.to_owned(), prefix: prefix.to_owned() })
+}
+
+/// Where documents are in PostgreSQL.
+pub(super) struct PostgresUrl(pub(super) DatabaseUrl);
+
+impl From<InvalidDatabase> for Complaint {
+    fn from(InvalidDatabase { cause, way_out }: InvalidDatabase) -> Self {
+        Self { cause, way_out }
+    }
+}
+
+impl FromText for PostgresUrl {
+    const EXPECTED: &str = "a url in quotes";
+
+    fn from_text(text: &str) -> Result<Self, Complaint> {
+        Ok(Self(DatabaseUrl::parse(Server::Postgres, text)?))
+    }
+}
+
+impl FromText for TableName {
+    const EXPECTED: &str = "the name of a table in quotes";
+
+    fn from_text(text: &str) -> Result<Self, Complaint> {
+        Ok(Self::parse(text)?)
+    }
 }
 
 fn escape_in(path: &str) -> Option<&str> {

@@ -17,15 +17,16 @@ use tokio::sync::mpsc;
 
 use super::closure::Needed;
 use super::context::{Destination, Ended, RunContext, is_cancelled};
-use super::source::RepositorySource;
+use super::source::{RepositorySource, open_documents};
 use super::upload::{Manner, agrees, part_bytes_for, put_once, stream_object, sweep_uploads};
 use crate::ledger::{ArchiveUnderWay, Scratch, VolumeWritten};
 use crate::model::archive::{ArchiveManifest, ArchiveName, Volume};
 use crate::model::digest::{Algorithm, Digest};
 use crate::model::key::Key;
 use crate::model::point::{DocumentSet, FORMAT};
+use crate::repository::documents::OpenDocuments;
 use crate::store::ErrorKind;
-use feed::{Feed, OpenDocuments, feed_binaries, feed_documents, open_documents, read_needed};
+use feed::{Feed, feed_binaries, feed_documents, read_needed};
 use prove::prove;
 use survey::{Survey, survey};
 use volume::{VolumeLimits, write_volume};
@@ -60,16 +61,21 @@ pub async fn backup(run: &RunContext, order: &BackupOrder) -> anyhow::Result<End
     order.source.open()?;
     sweep_uploads(run, &order.destination).await?;
     // Whatever the documents name now is on disk already, so the binaries are looked at after them.
-    let documents = open_documents(run, order).await?;
+    run.report.phase("looking at the documents", "documents", None);
+    let documents = match &order.source.documents {
+        Some(documents) => Some(open_documents(run, documents).await?),
+        None => None,
+    };
     let mut archive = resume_or_begin(run, order, documents.as_ref()).await?;
     let (resumed, mut needed, mut held) = (!archive.volumes.is_empty(), None, None);
+    // What is in the archive already is read for its references alone.
+    let (fed, kept) = if resumed { (None, documents) } else { (documents, None) };
     if !archive.volumes.last().is_some_and(|volume| volume.last) {
         let survey = survey(run, order, last_binary(&archive)).await?;
-        let fed = documents.clone().filter(|_| !resumed);
         (archive, needed, held) = write_volumes(run, order, archive, fed, survey).await?;
     }
     if resumed {
-        needed = read_needed(run, documents).await?;
+        needed = read_needed(run, kept).await?;
         held = None;
     }
     let proved = prove(run, order, &archive, needed, held).await?;
@@ -83,7 +89,7 @@ async fn resume_or_begin(
     order: &BackupOrder,
     documents: Option<&OpenDocuments>,
 ) -> anyhow::Result<ArchiveUnderWay> {
-    let fingerprint = documents.map(OpenDocuments::fingerprint);
+    let fingerprint = documents.and_then(OpenDocuments::fingerprint);
     let (job, id) = (order.job.clone(), order.destination.id);
     let earlier = run.blocking(move |run| run.ledger.archive_under_way(&job, id)).await?;
     if let Some(earlier) = earlier

@@ -1,7 +1,6 @@
 //! What a repository has beside its binaries: the documents, read before them, and the records in the store's root.
 
 use std::io::Read as _;
-use std::path::PathBuf;
 
 use anyhow::Context as _;
 use bytes::Bytes;
@@ -16,7 +15,9 @@ use crate::model::digest::{Algorithm, Digest};
 use crate::model::key::Key;
 use crate::model::point::{DocumentFile, DocumentSet, PointName, RecordFile};
 use crate::repository::binaries::{BinaryStore, open_regular};
-use crate::repository::documents::{DocumentDirectory, DocumentReport, Earlier, PackedDocuments, SeenDocuments};
+use crate::repository::documents::{
+    DocumentReport, DocumentSource, Earlier, OpenDocuments, PackedDocuments, SeenDocuments,
+};
 use crate::repository::walk::Beside;
 
 /// A record is a key or a marker; one that is larger is something else.
@@ -29,8 +30,8 @@ pub struct RepositorySource {
     pub name: String,
     /// Its binaries.
     pub binaries: BinaryStore,
-    /// The directory of its documents, if it has one.
-    pub documents: Option<PathBuf>,
+    /// Where its documents come from, if it has any.
+    pub documents: Option<DocumentSource>,
 }
 
 /// What of a restore point is not binaries.
@@ -38,7 +39,7 @@ pub struct RepositorySource {
 pub struct Head {
     /// The documents.
     pub documents: DocumentSet,
-    /// What their directory looked like from outside when they were read.
+    /// What they looked like from outside when they were read, if that can be told.
     pub fingerprint: Option<String>,
     /// The records.
     pub records: Vec<RecordFile>,
@@ -84,16 +85,27 @@ impl SeenDocuments for OnDisk {
     }
 }
 
-/// Reads the documents of a directory, hands them on packed, and takes what there is to say of them into the report;
-/// gives the binaries that they need.
+/// Opens the documents: those of a database are read as they are now.
+pub async fn open_documents(run: &RunContext, source: &DocumentSource) -> anyhow::Result<OpenDocuments> {
+    let source = source.clone();
+    run.blocking(move |run| {
+        let opened = source.open(&|| run.stop.is_cancelled());
+        run.go_on()?;
+        opened
+    })
+    .await
+}
+
+/// Reads documents, hands them on packed, and takes what there is to say of them into the report; gives the binaries
+/// that they need.
 pub fn read_documents(
     run: &RunContext,
-    directory: &DocumentDirectory,
+    documents: &OpenDocuments,
     sink: &mut dyn FnMut(PackedDocuments) -> anyhow::Result<()>,
 ) -> anyhow::Result<Needed> {
     let mut seen = OnDisk::new(run)?;
     let mut needed = Needed::new(run)?;
-    let report = directory.read(&mut seen, &|| run.stop.is_cancelled(), &mut |mut packed| {
+    let report = documents.read(&mut seen, &|| run.stop.is_cancelled(), &mut |mut packed| {
         needed.add(&std::mem::take(&mut packed.references))?;
         sink(packed)
     });
@@ -138,23 +150,21 @@ pub async fn read_head(
     series: &Series,
     reread: Reread,
 ) -> anyhow::Result<(Head, Option<Needed>)> {
-    let Some(directory) = &source.documents else { return Ok((Head::default(), None)) };
-    let directory = DocumentDirectory::new(directory.clone());
-    let fingerprint = {
-        let directory = directory.clone();
-        run.blocking(move |_| Ok(directory.fingerprint()?.to_string())).await?
-    };
+    let Some(documents) = &source.documents else { return Ok((Head::default(), None)) };
+    run.report.phase("looking at the documents", "documents", None);
+    let documents = open_documents(run, documents).await?;
+    let fingerprint = documents.fingerprint();
     if let Some(last) = &series.last
-        && series.documents.as_deref() == Some(&fingerprint)
+        && fingerprint.is_some()
+        && series.documents == fingerprint
         && (reread == Reread::Never || last.documents.damaged.is_none() && last.complete)
     {
-        let head = Head { documents: last.documents.clone(), fingerprint: Some(fingerprint), records: Vec::new() };
-        return Ok((head, None));
+        return Ok((Head { documents: last.documents.clone(), fingerprint, records: Vec::new() }, None));
     }
     run.report.phase("reading documents", "documents", None);
     let (to, packed) = mpsc::channel(1);
     let reading = run.blocking(move |run| {
-        read_documents(run, &directory, &mut |file| to.blocking_send(file).context("hand documents on"))
+        read_documents(run, &documents, &mut |file| to.blocking_send(file).context("hand documents on"))
     });
     // It owns the receiver: when a request fails, the reader ends with the next file.
     let last = series.last.as_ref().map(|last| last.documents.clone()).unwrap_or_default();
@@ -180,7 +190,7 @@ pub async fn read_head(
     let (read, sent) = tokio::join!(reading, sending);
     let documents = sent?;
     let needed = read?;
-    Ok((Head { documents, fingerprint: Some(fingerprint), records: Vec::new() }, Some(needed)))
+    Ok((Head { documents, fingerprint, records: Vec::new() }, Some(needed)))
 }
 
 /// Takes a packed file into a set.

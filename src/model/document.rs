@@ -28,14 +28,76 @@ pub struct DocumentError {
 
 /// Checks that `line` is one whole document, in time linear in its length.
 pub fn scan(line: &[u8]) -> Result<Scanned<'_>, DocumentError> {
+    visit(line, || Unvisited).map(|(scanned, _)| scanned)
+}
+
+/// Checks a line as [`scan`] does, and tells the visitor what stands there. A line may be read in two ways, so that a
+/// visitor is made for each.
+pub(in crate::model) fn visit<V: Visitor>(
+    line: &[u8],
+    visitor: impl Fn() -> V,
+) -> Result<(Scanned<'_>, V), DocumentError> {
     let text = std::str::from_utf8(line)
         .map_err(|error| DocumentError { at: error.valid_up_to(), message: "this is not UTF-8" })?;
-    let scan = |names| Scanner { text, at: 0, depth: 0, names }.document();
+    let scan = |names| Scanner { text, at: 0, depth: 0, names, visitor: visitor() }.document();
     scan(Names::Escaped).or_else(|escaped| {
+        if V::WANTED
+            && (Scanner { text, at: 0, depth: 0, names: Names::Escaped, visitor: Unvisited }).document().is_ok()
+        {
+            // It makes sense, and the visitor refuses it.
+            return Err(escaped);
+        }
         // A name with `"` or `\` in it, as ModeShape writes it, makes no sense as JSON; then the other reading decides.
         scan(Names::Raw).map_err(|raw| if raw.at > escaped.at { raw } else { escaped })
     })
 }
+
+/// Is told what stands in a document, in the order in which it stands there; what it refuses is no document to it.
+pub(in crate::model) trait Visitor {
+    /// Whether names and strings are to be told, which costs taking out their escapes.
+    const WANTED: bool;
+
+    fn begin_object(&mut self) -> Result<(), &'static str> {
+        Ok(())
+    }
+
+    fn begin_array(&mut self) -> Result<(), &'static str> {
+        Ok(())
+    }
+
+    /// The end of the object or array that began last.
+    fn end(&mut self) -> Result<(), &'static str> {
+        Ok(())
+    }
+
+    fn name(&mut self, _name: &str) -> Result<(), &'static str> {
+        Ok(())
+    }
+
+    fn string(&mut self, _text: &str) -> Result<(), &'static str> {
+        Ok(())
+    }
+
+    /// A number, or `-Infinity`.
+    fn number(&mut self, _text: &str) -> Result<(), &'static str> {
+        Ok(())
+    }
+
+    /// One of `true`, `false`, `null`, `NaN` and `Infinity`; nothing at all is told as `null`.
+    fn word(&mut self, _word: &str) -> Result<(), &'static str> {
+        Ok(())
+    }
+}
+
+/// Nobody wants to know.
+struct Unvisited;
+
+impl Visitor for Unvisited {
+    const WANTED: bool = false;
+}
+
+/// What stands for a value and is neither text nor number.
+const WORDS: [&str; 5] = ["true", "false", "null", "NaN", "Infinity"];
 
 /// How the names of fields are read; the two readings contradict each other, so that a line has one for all.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -48,15 +110,16 @@ enum Names {
 
 type Result<T, E = DocumentError> = std::result::Result<T, E>;
 
-struct Scanner<'a> {
+struct Scanner<'a, V> {
     text: &'a str,
     at: usize,
     depth: u32,
     names: Names,
+    visitor: V,
 }
 
-impl<'a> Scanner<'a> {
-    fn document(mut self) -> Result<Scanned<'a>> {
+impl<'a, V: Visitor> Scanner<'a, V> {
+    fn document(mut self) -> Result<(Scanned<'a>, V)> {
         let mut id = None;
         let mut content = false;
         self.space();
@@ -78,7 +141,7 @@ impl<'a> Scanner<'a> {
             return Err(self.error("the document has ended, but the line goes on"));
         }
         match (id, content) {
-            (Some(id), true) => Ok(Scanned { id }),
+            (Some(id), true) => Ok((Scanned { id }, self.visitor)),
             (None, _) => Err(self.error("the document has no `metadata`")),
             (_, false) => Err(self.error("the document has no `content`")),
         }
@@ -96,6 +159,9 @@ impl<'a> Scanner<'a> {
                 return problem("`metadata.id` stands here a second time");
             }
             let text = unescaped(scanner.string()?);
+            if let (true, Some(text)) = (V::WANTED, &text) {
+                scanner.tell(start, |visitor| visitor.string(text))?;
+            }
             match text {
                 None => return problem("`metadata.id` holds half of a surrogate pair"),
                 Some(text) if text.is_empty() => return problem("`metadata.id` is empty"),
@@ -109,43 +175,60 @@ impl<'a> Scanner<'a> {
     /// Reads an object; `field` gets each name and reads the value, unless there is none.
     fn fields(&mut self, mut field: impl FnMut(&mut Self, &'a str) -> Result<()>) -> Result<()> {
         self.expect(b'{', "expected `{`")?;
+        self.tell(self.at, V::begin_object)?;
         self.space();
         if self.eat(b'}') {
-            return Ok(());
+            return self.tell(self.at, V::end);
         }
         loop {
             self.space();
+            let start = self.at;
             let name = self.name()?;
             self.space();
             self.expect(b':', "expected `:` after a name")?;
-            if !self.nothing(b'}') {
+            if V::WANTED {
+                let plain = self.plain(name)?;
+                self.tell(start, |visitor| visitor.name(&plain))?;
+            }
+            if self.nothing(b'}') {
+                self.tell(self.at, |visitor| visitor.word("null"))?;
+            } else {
                 self.space();
                 field(self, name)?;
             }
             self.space();
             if self.eat(b'}') {
-                return Ok(());
+                return self.tell(self.at, V::end);
             }
             self.expect(b',', "expected `,` or `}`")?;
         }
     }
 
+    fn tell(&mut self, at: usize, what: impl FnOnce(&mut V) -> Result<(), &'static str>) -> Result<()> {
+        what(&mut self.visitor).map_err(|message| DocumentError { at, message })
+    }
+
     fn array(&mut self) -> Result<()> {
         self.expect(b'[', "expected `[`")?;
-        if !self.nothing(b']') {
+        self.tell(self.at, V::begin_array)?;
+        if self.nothing(b']') {
+            self.tell(self.at, |visitor| visitor.word("null"))?;
+        } else {
             self.space();
             if self.eat(b']') {
-                return Ok(());
+                return self.tell(self.at, V::end);
             }
             self.value()?;
         }
         loop {
             self.space();
             if self.eat(b']') {
-                return Ok(());
+                return self.tell(self.at, V::end);
             }
             self.expect(b',', "expected `,` or `]`")?;
-            if !self.nothing(b']') {
+            if self.nothing(b']') {
+                self.tell(self.at, |visitor| visitor.word("null"))?;
+            } else {
                 self.space();
                 self.value()?;
             }
@@ -154,12 +237,28 @@ impl<'a> Scanner<'a> {
 
     fn value(&mut self) -> Result<()> {
         match self.peek() {
-            Some(b'"') => self.string().map(drop),
+            Some(b'"') => {
+                let start = self.at;
+                let string = self.string()?;
+                if V::WANTED {
+                    let problem = || DocumentError { at: start, message: "the string holds half of a surrogate pair" };
+                    let text = unescaped(string).ok_or_else(problem)?;
+                    self.tell(start, |visitor| visitor.string(&text))?;
+                }
+                Ok(())
+            }
             Some(b'{') => self.nested(|scanner| scanner.fields(|scanner, _| scanner.value())),
             Some(b'[') => self.nested(Self::array),
-            Some(b'-' | b'0'..=b'9') => self.number(),
-            _ if ["true", "false", "null", "NaN", "Infinity"].iter().any(|word| self.eat_word(word)) => Ok(()),
-            _ => Err(self.error("expected a value")),
+            Some(b'-' | b'0'..=b'9') => {
+                let start = self.at;
+                self.number()?;
+                let number = &self.text[start..self.at];
+                self.tell(start, |visitor| visitor.number(number))
+            }
+            _ => match WORDS.iter().find(|word| self.eat_word(word)) {
+                Some(word) => self.tell(self.at, |visitor| visitor.word(word)),
+                None => Err(self.error("expected a value")),
+            },
         }
     }
 

@@ -1,8 +1,10 @@
-//! The documents of a repository in a directory, as ModeShape's backup writes it: `documents_000001.bin.gz` or `.bin`
-//! and so on, and in `changes/`, read after them, what changed meanwhile.
+//! The documents of a repository: in a directory, or in a table of a database.
 //!
-//! They are read twice. The first reading judges every line and finds the documents that stand there more than once;
+//! A directory is what ModeShape's backup writes: `documents_000001.bin.gz` or `.bin` and so on, and in `changes/`, read
+//! after them, what changed meanwhile. They are read twice. The first reading judges every line and finds the documents that stand there more than once;
 //! the second hands over the rest in files of a bounded size. Between the two only a bit is held for a line left out.
+//!
+//! A table is read as it is at one moment, once, and written all at once or not at all (`source`, `sink`).
 
 use std::path::Path;
 use std::path::PathBuf;
@@ -22,16 +24,26 @@ use crate::repository::documents::pack::Packed;
 use crate::repository::documents::pack::Packer;
 use crate::repository::documents::survey::Survey;
 
+mod database;
 mod lines;
 mod listing;
 mod ordinals;
 mod pack;
+mod postgres;
+mod sink;
+mod source;
 mod survey;
 
+pub use database::DocumentTable;
+pub use database::OtherConnection;
+pub use database::TableReport;
 pub use listing::Fingerprint;
 pub use pack::count_documents;
 pub use pack::each_line;
 pub use pack::packed_lines;
+pub use sink::DocumentSink;
+pub use source::DocumentSource;
+pub use source::OpenDocuments;
 
 /// How many problems a report names; it counts them all.
 const NAMED_PROBLEMS: usize = 100;

@@ -62,6 +62,7 @@ fn known_keys() -> BTreeSet<String> {
         ("[service]", "keys"),
         ("[repository.x]", "keys"),
         ("[repository.x.documents]", "keys"),
+        ("[repository.x.documents.postgres]", "keys"),
         ("[repository.x.layout]", "keys"),
         ("[destination.x]", "keys"),
         ("[destination.x.credentials]", "keys"),
@@ -459,11 +460,62 @@ fn missing_keys_point_at_the_table() {
           |               ^^^^^^^^^^^^^^^^^^^^^^^^^
        way out: add secret_key_file = "secret-key"
     "#);
-    insta::assert_snapshot!(error("[repository.main]\nbinaries = \"/b\"\n[repository.main.documents]\n"), @r#"
-    /etc/holdfast/holdfast.toml:3:1: [repository.main.documents] has no `directory`
-        3 | [repository.main.documents]
-          | ^^^^^^^^^^^^^^^^^^^^^^^^^^^
-       way out: add directory = "/srv/modeshape-backup"
+}
+
+#[test]
+fn documents_are_in_one_place_and_its_url_has_no_password() {
+    let config = parse(&format!(
+        "{SOUND}[repository.main.documents]\npostgres = {{ url = \"postgres://u@db/x?sslmode=verify-ca&sslrootcert=ca.pem\", \
+         password_file = \"secret\" }}\n"
+    ));
+    let Some(DocumentSource::Table(table)) = &config.repositories["main"].documents else { panic!("{config:?}") };
+    assert_eq!(table.url.to_string(), "postgresql://u@db:5432/x");
+    assert_eq!(table.url.root_certificate.as_deref(), Some(Path::new("/etc/holdfast/ca.pem")));
+    assert_eq!(table.table.to_string(), "MODESHAPE_REPOSITORY");
+    assert_eq!(table.password_file.as_deref(), Some(Path::new("/etc/holdfast/secret")));
+
+    let documents = |text: &str| error_after(&format!("[repository.main.documents]\n{text}\n"));
+    insta::assert_snapshot!(documents(""), @r#"
+    /etc/holdfast/holdfast.toml:5:18: [repository.main.documents] does not say where the documents are
+        5 | [repository.main.documents]
+          |                  ^^^^^^^^^
+       way out: add directory = "/srv/modeshape-backup" or postgres = { url = "postgresql://USER@HOST/DATABASE" }
+    "#);
+    insta::assert_snapshot!(documents("directory = \"/d\"\npostgres = { url = \"postgres://u@h/x\" }"), @r#"
+    /etc/holdfast/holdfast.toml:7:1: [repository.main.documents] says twice where the documents are
+        7 | postgres = { url = "postgres://u@h/x" }
+          | ^^^^^^^^
+       way out: leave one of `directory` and `postgres`
+    "#);
+    insta::assert_snapshot!(documents("postgres = { table = \"x\" }"), @r#"
+    /etc/holdfast/holdfast.toml:6:12: [repository.main.documents.postgres] has no `url`
+        6 | postgres = { table = "x" }
+          |            ^^^^^^^^^^^^^^^
+       way out: add url = "postgresql://fcrepo@127.0.0.1/fcrepo"
+    "#);
+    insta::assert_snapshot!(documents("postgres = { url = \"postgresql://u:hush@h/x\" }"), @r#"
+    /etc/holdfast/holdfast.toml:6:20: there is a password in the url
+        6 | postgres = { url = "postgresql://u:····@h/x" }
+          |                    ^^^^^^^^^^^^^^^^^^^^^^^^^
+       way out: no secret stands in this file: take it out, and put it into a file of its own that `password_file` names
+    "#);
+    insta::assert_snapshot!(documents("postgres = { url = \"postgresql://u@h/x?sslmode=allow\" }"), @r#"
+    /etc/holdfast/holdfast.toml:6:20: `sslmode=allow` is not supported
+        6 | postgres = { url = "postgresql://u@h/x?sslmode=allow" }
+          |                    ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+       way out: write one of: disable, prefer, require, verify-ca, verify-full
+    "#);
+    insta::assert_snapshot!(documents("postgres = { url = \"postgresql://u@h/x\", table = \"a b\" }"), @r#"
+    /etc/holdfast/holdfast.toml:6:50: `a b` cannot be the name of a table
+        6 | postgres = { url = "postgresql://u@h/x", table = "a b" }
+          |                                                  ^^^^^
+       way out: write it without quotes: letters, digits and `_`, such as "modeshape_repository"
+    "#);
+    insta::assert_snapshot!(documents("postgres = { url = \"postgresql://u@h/x\", password = \"hush\" }"), @r#"
+    /etc/holdfast/holdfast.toml:6:42: unknown key `password` in [repository.main.documents.postgres]
+        6 | postgres = { url = "postgresql://u@h/x", password = "hush" }
+          |                                          ^^^^^^^^
+       way out: did you mean `password_file`? known keys: password_file, table, url
     "#);
 }
 

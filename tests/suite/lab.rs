@@ -22,6 +22,7 @@ use holdfast::model::layout::Layout;
 use holdfast::model::point::PointManifest;
 use holdfast::model::run::{Kind, Run, RunId, Trigger};
 use holdfast::repository::binaries::BinaryStore;
+use holdfast::repository::documents::{DocumentDirectory, DocumentSource};
 use holdfast::service::runner::{Activation, Runner};
 use holdfast::store::ObjectStore;
 use holdfast::store::memory::MemoryStore;
@@ -76,6 +77,8 @@ pub(crate) struct Lab {
     pub(crate) settle: Duration,
     pub(crate) allow_empty: bool,
     pub(crate) with_documents: bool,
+    /// Where the documents come from instead of the directory.
+    pub(crate) documents: Option<DocumentSource>,
     lock: Option<StateLock>,
 }
 
@@ -115,6 +118,7 @@ impl Lab {
             settle: Duration::from_secs(2),
             allow_empty: false,
             with_documents: false,
+            documents: None,
             lock: Some(lock),
         }
     }
@@ -211,7 +215,10 @@ impl Lab {
         RepositorySource {
             name: "main".to_owned(),
             binaries: self.binaries(),
-            documents: self.with_documents.then(|| self.path("documents")),
+            documents: self.documents.clone().or_else(|| {
+                let directory = || DocumentSource::Directory(DocumentDirectory::new(self.path("documents")));
+                self.with_documents.then(directory)
+            }),
         }
     }
 

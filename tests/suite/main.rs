@@ -29,6 +29,8 @@ mod ledger;
 mod misfortune;
 mod openapi;
 mod pending;
+mod postgres;
+mod postgres_server;
 mod restore;
 mod s3_faults;
 mod s3_memory;

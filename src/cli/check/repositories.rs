@@ -8,12 +8,13 @@ use std::path::{Path, PathBuf};
 
 use super::Findings;
 use super::machine::may_write;
-use crate::cli::site::documents;
+use crate::cli::site::document_source;
 use crate::cli::text;
 use crate::config::Repository;
+use crate::model::database::Encryption;
 use crate::model::layout::{Layout, RootEntry};
 use crate::repository::binaries::{BinaryStore, open_regular};
-use crate::repository::documents::DocumentDirectory;
+use crate::repository::documents::{DocumentSource, DocumentTable, TableReport};
 
 /// How many directories are looked into for a sample.
 const SAMPLED_DIRECTORIES: usize = 64;
@@ -28,12 +29,46 @@ pub(super) fn check(findings: &mut Findings, repository: &Repository) {
         layout(findings, &subject, repository);
         restorable(findings, &subject, &repository.binaries);
     }
-    match documents(repository) {
+    match repository.documents.as_ref().map(document_source) {
         None => findings.ok(&subject, "has no documents: only binaries are kept"),
-        Some(directory) => match DocumentDirectory::new(directory).fingerprint() {
-            Ok(_) => findings.ok(&subject, format!("documents found in `{}`", directory.display())),
+        Some(DocumentSource::Directory(directory)) => match directory.fingerprint() {
+            Ok(_) => findings.ok(&subject, format!("documents found in `{}`", directory.path().display())),
             Err(error) => findings.failure(&subject, &error),
         },
+        Some(DocumentSource::Table(table)) => match table.look() {
+            Ok(report) => database(findings, &subject, &table, &report),
+            Err(error) => findings.failure(&subject, &error),
+        },
+    }
+}
+
+fn database(findings: &mut Findings, subject: &str, wanted: &DocumentTable, report: &TableReport) {
+    let TableReport { server, table, documents, writable, encrypted } = report;
+    let url = &wanted.url;
+    match table {
+        None => {
+            let message = format!("there is no table {} in {url} that this user sees ({server})", wanted.table);
+            findings.error(subject, message, "check `url` and `table`; a restore makes the table, if it may");
+        }
+        Some(table) if *documents == 0 => {
+            let hint = "nothing to back up yet if the repository is new; otherwise check `url` and `table`";
+            findings.warning(subject, format!("{table} in {url} is empty ({server})"), hint);
+        }
+        Some(table) => {
+            let documents = text::count(*documents);
+            findings.ok(subject, format!("{documents} documents can be read in {table} in {url} ({server})"));
+        }
+    }
+    if table.is_some() && !writable {
+        let hint = "for a restore into it, let the user of `url` insert and delete there; `--to DIR` works in any case";
+        findings.warning(subject, "this user may not write the documents, which a restore needs", hint);
+    }
+    if !url.is_local() && !encrypted {
+        let hint = "let the server offer TLS, and ask for it in `url`: sslmode=verify-full for PostgreSQL";
+        findings.warning(subject, format!("the connection to {url} is not encrypted"), hint);
+    } else if !url.is_local() && !matches!(url.encryption, Encryption::ForNamed | Encryption::ForVouchedFor) {
+        let hint = "ask in `url` for the server to prove who it is: sslmode=verify-full for PostgreSQL";
+        findings.warning(subject, format!("whoever answers for {url} is believed"), hint);
     }
 }
 

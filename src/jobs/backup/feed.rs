@@ -21,7 +21,7 @@ use crate::ledger::{Listed, Scratch};
 use crate::model::digest::{Digest, Hasher};
 use crate::model::point::RecordFile;
 use crate::repository::binaries::{BinaryStore, Content};
-use crate::repository::documents::{DocumentDirectory, Fingerprint, PackedDocuments};
+use crate::repository::documents::{OpenDocuments, PackedDocuments};
 
 /// Binaries up to this size are held in memory on their way; larger ones are digested first and read again.
 const HELD: usize = 4 << 20;
@@ -155,45 +155,6 @@ fn receive<T>(run: &RunContext, from: &mut mpsc::Receiver<Option<T>>) -> anyhow:
     Ok(item)
 }
 
-/// The documents as they were found before the binaries were looked at.
-#[derive(Clone, Debug)]
-pub(super) struct OpenDocuments {
-    directory: DocumentDirectory,
-    fingerprint: Fingerprint,
-}
-
-impl OpenDocuments {
-    /// What their directory looked like.
-    pub(super) fn fingerprint(&self) -> String {
-        self.fingerprint.to_string()
-    }
-
-    fn read(
-        &self,
-        run: &RunContext,
-        sink: &mut dyn FnMut(PackedDocuments) -> anyhow::Result<()>,
-    ) -> anyhow::Result<Needed> {
-        let Self { directory, fingerprint } = self;
-        let needed = read_documents(run, directory, sink)?;
-        if directory.fingerprint()? != *fingerprint {
-            let path = directory.path().display();
-            bail!("read documents in `{path}`: they were changed meanwhile; run the backup again");
-        }
-        Ok(needed)
-    }
-}
-
-/// Opens the documents; none if there are none.
-pub(super) async fn open_documents(run: &RunContext, order: &BackupOrder) -> anyhow::Result<Option<OpenDocuments>> {
-    let Some(directory) = order.source.documents.clone() else { return Ok(None) };
-    run.blocking(move |_| {
-        let directory = DocumentDirectory::new(directory);
-        let fingerprint = directory.fingerprint()?;
-        Ok(Some(OpenDocuments { directory, fingerprint }))
-    })
-    .await
-}
-
 /// Reads the documents as they were when they were opened, and gives the binaries that they need.
 pub(super) async fn feed_documents(
     run: &RunContext,
@@ -202,7 +163,7 @@ pub(super) async fn feed_documents(
 ) -> anyhow::Result<Option<Needed>> {
     run.blocking(move |run| {
         let send = |item| to.blocking_send(item).map_err(|_| Cancelled);
-        let needed = documents.map(|documents| documents.read(run, &mut |file| Ok(send(Some(file))?))).transpose()?;
+        let needed = documents.map(|documents| read(run, &documents, &mut |file| Ok(send(Some(file))?))).transpose()?;
         send(None)?;
         Ok(needed)
     })
@@ -211,7 +172,17 @@ pub(super) async fn feed_documents(
 
 /// Reads documents that are in the archive already for the binaries that they need.
 pub(super) async fn read_needed(run: &RunContext, documents: Option<OpenDocuments>) -> anyhow::Result<Option<Needed>> {
-    run.blocking(move |run| documents.map(|documents| documents.read(run, &mut |_| Ok(()))).transpose()).await
+    run.blocking(move |run| documents.map(|documents| read(run, &documents, &mut |_| Ok(()))).transpose()).await
+}
+
+fn read(
+    run: &RunContext,
+    documents: &OpenDocuments,
+    sink: &mut dyn FnMut(PackedDocuments) -> anyhow::Result<()>,
+) -> anyhow::Result<Needed> {
+    let needed = read_documents(run, documents, sink)?;
+    documents.unchanged()?;
+    Ok(needed)
 }
 
 /// Reads the binaries after `after` in order; those that are not what their name says are named. Gives what of the

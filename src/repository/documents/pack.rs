@@ -77,12 +77,18 @@ impl<'a> Packer<'a> {
 
     /// Keeps a line that is no document, or a piece of one.
     pub(super) fn keep_aside(&mut self, line: &Line<'_>) -> anyhow::Result<()> {
-        let file = self.damaged.get_or_insert_with(Pack::new);
-        file.write(line.bytes);
+        self.aside(line.bytes, line.first)?;
         if !line.bytes.ends_with(b"\n") && !matches!(line.ending, Ending::Continues) {
-            file.write(b"\n");
+            self.aside(b"\n", false)?;
         }
-        file.lines += u64::from(line.first);
+        Ok(())
+    }
+
+    /// Keeps a piece of what is no document; `first` if a line begins with it.
+    pub(super) fn aside(&mut self, piece: &[u8], first: bool) -> anyhow::Result<()> {
+        let file = self.damaged.get_or_insert_with(Pack::new);
+        file.write(piece);
+        file.lines += u64::from(first);
         ensure!(
             file.encoder.get_ref().len() <= DAMAGED_BYTES,
             "keep what is damaged aside: it is more than 64 MiB even when compressed; is this a directory of documents?"

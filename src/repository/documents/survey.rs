@@ -17,7 +17,7 @@ use crate::repository::documents::pack::Packed;
 use crate::repository::documents::short_hash;
 
 /// How much of an id stands in a problem, in characters.
-const SHOWN_ID: usize = 200;
+pub(super) const SHOWN_ID: usize = 200;
 
 pub(super) struct Survey<'a> {
     listing: &'a Listing,
@@ -56,13 +56,13 @@ impl Surveyed<'_> {
 
 /// Problems of one weight: all counted, some named.
 #[derive(Default)]
-struct Noted {
-    count: u64,
-    named: Vec<Problem>,
+pub(super) struct Noted {
+    pub(super) count: u64,
+    pub(super) named: Vec<Problem>,
 }
 
 impl Noted {
-    fn note(&mut self, problem: impl FnOnce() -> Problem) {
+    pub(super) fn note(&mut self, problem: impl FnOnce() -> Problem) {
         self.count += 1;
         if self.named.len() < NAMED_PROBLEMS {
             self.named.push(problem());

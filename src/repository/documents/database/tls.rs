@@ -1,0 +1,155 @@
+//! Encryption on the way to a database: who the server has to be is what the URL says.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use anyhow::ensure;
+use tokio_rustls::rustls::CertificateError;
+use tokio_rustls::rustls::ClientConfig;
+use tokio_rustls::rustls::DigitallySignedStruct;
+use tokio_rustls::rustls::Error;
+use tokio_rustls::rustls::RootCertStore;
+use tokio_rustls::rustls::SignatureScheme;
+use tokio_rustls::rustls::client::WebPkiServerVerifier;
+use tokio_rustls::rustls::client::danger::HandshakeSignatureValid;
+use tokio_rustls::rustls::client::danger::ServerCertVerified;
+use tokio_rustls::rustls::client::danger::ServerCertVerifier;
+use tokio_rustls::rustls::crypto::CryptoProvider;
+use tokio_rustls::rustls::crypto::aws_lc_rs;
+use tokio_rustls::rustls::crypto::verify_tls12_signature;
+use tokio_rustls::rustls::crypto::verify_tls13_signature;
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::rustls::pki_types::UnixTime;
+use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+
+use crate::model::database::DatabaseUrl;
+use crate::model::database::Encryption;
+
+/// What a connection to this database needs.
+pub(in crate::repository::documents) fn client_config(url: &DatabaseUrl) -> anyhow::Result<ClientConfig> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .context("prepare encryption")?;
+    let names_matter = match url.encryption {
+        Encryption::ForNamed => true,
+        Encryption::ForVouchedFor => false,
+        Encryption::Never | Encryption::IfOffered | Encryption::Always => {
+            let anyone = Arc::new(Anyone(provider));
+            return Ok(config.dangerous().with_custom_certificate_verifier(anyone).with_no_client_auth());
+        }
+    };
+    let roots = Arc::new(roots(url)?);
+    if names_matter {
+        return Ok(config.with_root_certificates(roots).with_no_client_auth());
+    }
+    let verifier =
+        WebPkiServerVerifier::builder_with_provider(roots, provider).build().context("prepare encryption")?;
+    Ok(config.dangerous().with_custom_certificate_verifier(Arc::new(AnyName(verifier))).with_no_client_auth())
+}
+
+/// Those who vouch for the server.
+fn roots(url: &DatabaseUrl) -> anyhow::Result<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    let Some(path) = &url.root_certificate else {
+        let found = rustls_native_certs::load_native_certs();
+        roots.add_parsable_certificates(found.certs);
+        ensure!(
+            !roots.is_empty(),
+            "look for those whom this machine trusts: there is nobody; install ca-certificates, or name a certificate \
+             in the url"
+        );
+        return Ok(roots);
+    };
+    let doing = || format!("read the certificate `{}`", path.display());
+    for certificate in CertificateDer::pem_file_iter(path).with_context(doing)? {
+        roots.add(certificate.with_context(doing)?).with_context(doing)?;
+    }
+    ensure!(!roots.is_empty(), "{}: there is no certificate in it", doing());
+    Ok(roots)
+}
+
+/// Takes every server: what goes over the network cannot be read, and who is at the other end is not known.
+#[derive(Debug)]
+struct Anyone(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Anyone {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// Takes a server that is vouched for under any name.
+#[derive(Debug)]
+struct AnyName(Arc<WebPkiServerVerifier>);
+
+impl ServerCertVerifier for AnyName {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        match self.0.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
+            // The name is looked at last, when everything else was found to be right.
+            Err(Error::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            )) => Ok(ServerCertVerified::assertion()),
+            verified => verified,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.0.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.0.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
+    }
+}

@@ -1,0 +1,111 @@
+//! Where the documents of a repository come from, and go back to.
+
+use anyhow::bail;
+
+use crate::model::database::Server;
+use crate::repository::documents::DocumentDirectory;
+use crate::repository::documents::DocumentReport;
+use crate::repository::documents::Fingerprint;
+use crate::repository::documents::PackedDocuments;
+use crate::repository::documents::SeenDocuments;
+use crate::repository::documents::database::DocumentTable;
+use crate::repository::documents::database::OtherConnection;
+use crate::repository::documents::database::TableReport;
+use crate::repository::documents::postgres;
+use crate::repository::documents::sink::DocumentSink;
+
+/// Where documents come from.
+#[derive(Clone, Debug)]
+pub enum DocumentSource {
+    /// A directory, as ModeShape's backup writes it.
+    Directory(DocumentDirectory),
+    /// A table of a database.
+    Table(DocumentTable),
+}
+
+/// Documents as they are at one moment, or, in a directory, as they have to stay.
+#[derive(Debug)]
+pub struct OpenDocuments(Open);
+
+#[derive(Debug)]
+enum Open {
+    Directory(DocumentDirectory, Fingerprint),
+    Postgres(Box<postgres::Snapshot>),
+}
+
+impl DocumentSource {
+    /// Opens them; what a database holds now is what will be read. Blocks.
+    pub fn open(&self, stop: &dyn Fn() -> bool) -> anyhow::Result<OpenDocuments> {
+        let open = match self {
+            Self::Directory(directory) => Open::Directory(directory.clone(), directory.fingerprint()?),
+            Self::Table(table) => match table.url.server {
+                Server::Postgres => Open::Postgres(Box::new(postgres::Snapshot::take(table, stop)?)),
+                Server::Mysql => bail!("read documents of {}: not yet", table.url),
+            },
+        };
+        Ok(OpenDocuments(open))
+    }
+}
+
+impl OpenDocuments {
+    /// What they look like from outside; as long as it stays the same, there is nothing new to read. None if that
+    /// cannot be told.
+    pub fn fingerprint(&self) -> Option<String> {
+        match &self.0 {
+            Open::Directory(_, fingerprint) => Some(fingerprint.to_string()),
+            Open::Postgres(snapshot) => Some(snapshot.fingerprint().to_owned()),
+        }
+    }
+
+    /// Reads all documents and hands them to `sink` in files, each id once. Blocks.
+    ///
+    /// `seen` has to be empty. What `sink` got counts only when this returns a report.
+    pub fn read(
+        &self,
+        seen: &mut dyn SeenDocuments,
+        stop: &dyn Fn() -> bool,
+        sink: &mut dyn FnMut(PackedDocuments) -> anyhow::Result<()>,
+    ) -> anyhow::Result<DocumentReport> {
+        match &self.0 {
+            Open::Directory(directory, _) => directory.read(seen, stop, sink),
+            Open::Postgres(snapshot) => snapshot.read(stop, sink),
+        }
+    }
+
+    /// An error if a directory no longer looks as it did when it was opened.
+    pub fn unchanged(&self) -> anyhow::Result<()> {
+        match &self.0 {
+            Open::Directory(directory, fingerprint) if directory.fingerprint()? != *fingerprint => bail!(
+                "read documents in `{}`: they were changed meanwhile; run the backup again",
+                directory.path().display()
+            ),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl DocumentTable {
+    /// Begins to replace the documents: waits until nobody else writes, and holds the table. Blocks.
+    pub fn replace(&self, stop: &dyn Fn() -> bool) -> anyhow::Result<Box<dyn DocumentSink>> {
+        match self.url.server {
+            Server::Postgres => Ok(Box::new(postgres::Replacement::begin(self, stop)?)),
+            Server::Mysql => bail!("write documents to {}: not yet", self.url),
+        }
+    }
+
+    /// The connections of others to the database, as far as the user may see them. Blocks.
+    pub fn other_connections(&self) -> anyhow::Result<Vec<OtherConnection>> {
+        match self.url.server {
+            Server::Postgres => postgres::other_connections(self),
+            Server::Mysql => bail!("look at the connections to {}: not yet", self.url),
+        }
+    }
+
+    /// Looks at everything that reading and writing need. Blocks.
+    pub fn look(&self) -> anyhow::Result<TableReport> {
+        match self.url.server {
+            Server::Postgres => postgres::look(self),
+            Server::Mysql => bail!("look at {}: not yet", self.url),
+        }
+    }
+}
