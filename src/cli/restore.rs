@@ -16,13 +16,14 @@ use crate::cli::{progress, site, terminal, text};
 use crate::config::Config;
 use crate::jobs::catalogue::RestorableName;
 use crate::jobs::context::Report;
-use crate::jobs::restore::RestorePlan;
+use crate::jobs::restore::{Parts, RestorePlan};
 use crate::model::digest::Digest;
 use crate::model::run::Kind;
 use crate::service::request::RestoreRequest;
 use crate::service::site::{Site as _, Work};
 
 #[derive(Debug, clap::Args)]
+#[allow(clippy::struct_excessive_bools, reason = "each is an option of the command line")]
 pub(super) struct Arguments {
     /// What `holdfast points` lists
     #[arg(value_name = "POINT_OR_ARCHIVE")]
@@ -39,6 +40,11 @@ pub(super) struct Arguments {
     /// Only these binaries, and no documents
     #[arg(long, value_name = "DIGEST", num_args = 1..)]
     only: Vec<Digest>,
+    #[command(flatten)]
+    half: Half,
+    /// Write documents to the database although other programs are connected to it
+    #[arg(long)]
+    ignore_connections: bool,
     /// Say what would be done, and do nothing
     #[arg(long)]
     dry_run: bool,
@@ -48,6 +54,18 @@ pub(super) struct Arguments {
     /// Print the run as JSON, or with --dry-run the plan
     #[arg(long)]
     json: bool,
+}
+
+/// A half of the repository.
+#[derive(Debug, clap::Args)]
+#[group(multiple = false, conflicts_with = "only")]
+struct Half {
+    /// Only the documents; binaries stay as they are
+    #[arg(long)]
+    documents_only: bool,
+    /// Only the binaries; documents stay as they are, and so do binaries that the backup does not have
+    #[arg(long)]
+    binaries_only: bool,
 }
 
 pub(super) async fn restore(config: Arc<Config>, arguments: &Arguments) -> anyhow::Result<Exit> {
@@ -124,6 +142,12 @@ impl Arguments {
             to: self.to.as_ref().map(absolute).transpose()?,
             only: self.only.clone(),
             destination: self.destination.clone(),
+            parts: match (self.half.documents_only, self.half.binaries_only) {
+                (true, _) => Parts::Documents,
+                (_, true) => Parts::Binaries,
+                _ => Parts::All,
+            },
+            ignore_connections: self.ignore_connections,
         })
     }
 }
@@ -144,7 +168,7 @@ fn describe(plan: &RestorePlan) -> String {
     let mut fact = |label: &str, value: String| lines.push(format!("  {label:<22}{value}\n"));
     fact("binaries to", plan.binaries_to.display().to_string());
     if let Some(documents) = &plan.documents_to {
-        fact("documents to", documents.display().to_string());
+        fact("documents to", documents.clone());
         fact("documents", text::count(plan.documents));
     }
     fact("to be fetched", format!("{}, {}", text::binaries(plan.fetch), text::bytes(plan.fetch_bytes)));

@@ -1,6 +1,6 @@
 //! What the configuration means as work: every run, of the command line and of the daemon, is ordered here.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::jobs::catalogue::{self, RestorableName};
 use crate::jobs::context::{Destination, Ended, Report, RunContext};
 use crate::jobs::copy::CopyOrder;
 use crate::jobs::copy::pending::{Following, copy_all, copy_pending};
-use crate::jobs::restore::{RestoreOrder, RestorePlan, plan, restore};
+use crate::jobs::restore::{Parts, RestoreOrder, RestorePlan, plan, restore};
 use crate::jobs::source::RepositorySource;
 use crate::jobs::verify::{Depth, VerifyOrder, note_missing, verify};
 use crate::ledger::Ledger;
@@ -125,13 +125,17 @@ impl ConfiguredSite {
             format!("the {from} is of the repository `{}`, and goes into `{}`", located.repository, repository.name)
         });
         let (binaries, documents) = match &request.to {
-            Some(directory) => (directory.join("binaries"), Some(directory.join("documents"))),
-            None => (repository.binaries.clone(), documents(repository).map(PathBuf::from)),
+            Some(directory) => {
+                let documents = DocumentDirectory::new(directory.join("documents"));
+                (directory.join("binaries"), Some(DocumentSource::Directory(documents)))
+            }
+            None => (repository.binaries.clone(), repository.documents.as_ref().map(document_source)),
         };
-        let left_out = documents.is_none() && located.documents > 0 && request.only.is_empty();
+        let left_out =
+            documents.is_none() && located.documents > 0 && request.only.is_empty() && request.parts != Parts::Binaries;
         let no_documents = left_out.then(|| {
             format!(
-                "the documents in the {from} ({}) are not restored, as the repository `{}` has no directory for them: \
+                "the documents in the {from} ({}) are not restored, as the repository `{}` has no place for them: \
                  `--to DIR` gives them",
                 text::count(located.documents),
                 repository.name
@@ -143,6 +147,8 @@ impl ConfiguredSite {
             binaries: BinaryStore::at(&binaries, &repository.layout),
             documents,
             only: request.only.clone(),
+            parts: request.parts,
+            ignore_connections: request.ignore_connections,
         };
         Ok(PreparedRestore { order, other_repository, no_documents })
     }

@@ -11,6 +11,7 @@ mod install;
 mod owner;
 mod placing;
 mod staging;
+mod table;
 
 use std::path::PathBuf;
 
@@ -23,6 +24,7 @@ use crate::ledger::Scratch;
 use crate::model::digest::Digest;
 use crate::model::run::{Outcome, RunFilter};
 use crate::repository::binaries::BinaryStore;
+use crate::repository::documents::{DocumentSink, DocumentSource};
 use compare::Comparison;
 use contents::Contents;
 pub use fetch::DOCUMENTS_LIMIT;
@@ -43,10 +45,44 @@ pub struct RestoreOrder {
     pub destination: Destination,
     /// Where the binaries go; need not exist yet.
     pub binaries: BinaryStore,
-    /// The directory that the documents go to; none if the repository has none.
-    pub documents: Option<PathBuf>,
+    /// Where the documents go; none if the repository has no place for them.
+    pub documents: Option<DocumentSource>,
     /// Only these binaries, and no documents; all if empty.
     pub only: Vec<Digest>,
+    /// Which parts of the repository.
+    pub parts: Parts,
+    /// Write documents to a database that other programs are connected to.
+    pub ignore_connections: bool,
+}
+
+/// Which parts of a repository are restored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Parts {
+    /// All of it.
+    #[default]
+    All,
+    /// The documents; binaries stay as they are.
+    Documents,
+    /// The binaries; documents stay as they are, and so do binaries that the backup does not have.
+    Binaries,
+}
+
+impl RestoreOrder {
+    /// Whether documents are to be restored.
+    fn wants_documents(&self) -> bool {
+        self.only.is_empty() && self.parts != Parts::Binaries
+    }
+
+    /// Whether binaries are to be restored.
+    fn wants_binaries(&self) -> bool {
+        self.parts != Parts::Documents
+    }
+
+    /// Whether the repository is to be as the backup in everything.
+    fn wants_all(&self) -> bool {
+        self.only.is_empty() && self.parts == Parts::All
+    }
 }
 
 /// What a restore would do, in numbers.
@@ -56,8 +92,8 @@ pub struct RestorePlan {
     pub from: String,
     /// Where the binaries go.
     pub binaries_to: PathBuf,
-    /// Where the documents go.
-    pub documents_to: Option<PathBuf>,
+    /// Where the documents go: a directory, or the table of a database.
+    pub documents_to: Option<String>,
     /// Documents to be fetched.
     pub documents: u64,
     /// Binaries to be fetched, those that replace a damaged file included.
@@ -85,11 +121,12 @@ struct Prepared {
 }
 
 /// What is known once everything is staged and checked.
-#[derive(Debug)]
 struct Checked {
     listed: Scratch,
     comparison: Comparison,
     staging: Staging,
+    /// The documents for a database, of which nobody sees anything yet.
+    documents: Option<Box<dyn DocumentSink>>,
 }
 
 /// Finds out what a restore would do; changes nothing in the repository.
@@ -101,6 +138,9 @@ pub async fn plan(run: &RunContext, order: &RestoreOrder) -> anyhow::Result<Rest
 /// before.
 pub async fn restore(run: &RunContext, order: &RestoreOrder) -> anyhow::Result<Ended> {
     let Prepared { plan, contents, listed, comparison } = prepare(run, order).await?;
+    if !comparison.documents.is_empty() {
+        table::refuse_others(run, order).await?;
+    }
     run.report.count(|counts| {
         counts.examined = plan.keep + plan.fetch;
         counts.skipped = plan.keep;
@@ -108,16 +148,18 @@ pub async fn restore(run: &RunContext, order: &RestoreOrder) -> anyhow::Result<E
     let from = contents.name();
     let staging = Staging::open(&order.binaries, &from, run.id)?;
     name_earlier_quarantines(run, &staging)?;
-    let fetched = bring(run, order, &contents, listed, comparison, &staging).await;
-    let (listed, comparison) = match fetched {
-        Ok(fetched) => fetched,
+    let prepared = async {
+        let (listed, comparison) = bring(run, order, &contents, listed, comparison, &staging).await?;
+        let (comparison, documents) = table::write_documents(run, order, &contents, comparison, &staging).await?;
+        run.go_on()?;
+        anyhow::Ok((listed, comparison, documents))
+    };
+    let (listed, comparison, documents) = match prepared.await {
+        Ok(prepared) => prepared,
         Err(error) => return Err(give_up(run, &staging, error)),
     };
-    if let Err(error) = run.go_on() {
-        return Err(give_up(run, &staging, error));
-    }
     run.report.say(INSTALLING);
-    let checked = Checked { listed, comparison, staging };
+    let checked = Checked { listed, comparison, staging, documents };
     let (order, created) = (order.clone(), contents.created());
     let quarantine = run.blocking(move |run| install::install(run, &order, created, checked)).await?;
     let quarantine = quarantine.map(|path| path.display().to_string());
@@ -165,7 +207,7 @@ async fn prepare(run: &RunContext, order: &RestoreOrder) -> anyhow::Result<Prepa
     let plan = RestorePlan {
         from: contents.name(),
         binaries_to: order.binaries.root().to_owned(),
-        documents_to: order.documents.clone().filter(|_| order.only.is_empty()),
+        documents_to: order.documents.as_ref().filter(|_| order.wants_documents()).map(ToString::to_string),
         documents: if comparison.documents.is_empty() { 0 } else { contents.documents().count },
         fetch: comparison.fetch_count,
         fetch_bytes: comparison.fetch_bytes,

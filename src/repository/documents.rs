@@ -41,6 +41,7 @@ pub use listing::Fingerprint;
 pub use pack::count_documents;
 pub use pack::each_line;
 pub use pack::packed_lines;
+pub use sink::CommitUnknown;
 pub use sink::DocumentSink;
 pub use source::DocumentSource;
 pub use source::OpenDocuments;

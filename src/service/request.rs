@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::jobs::catalogue::RestorableName;
+use crate::jobs::restore::Parts;
 use crate::model::digest::Digest;
 
 /// How a job is to be run this time.
@@ -35,6 +36,27 @@ pub struct RestoreRequest {
     /// Where the backup lies, if more than one destination has it.
     #[serde(default)]
     pub destination: Option<String>,
+    /// Which parts of the repository.
+    #[serde(default)]
+    pub parts: Parts,
+    /// Write documents to a database that other programs are connected to.
+    #[serde(default)]
+    pub ignore_connections: bool,
+}
+
+impl RestoreRequest {
+    /// All of a backup, into the repository that it is of.
+    pub fn of(from: RestorableName) -> Self {
+        Self {
+            from,
+            repository: None,
+            to: None,
+            only: Vec::new(),
+            destination: None,
+            parts: Parts::All,
+            ignore_connections: false,
+        }
+    }
 }
 
 /// What is to be verified, and how thoroughly.

@@ -12,7 +12,7 @@ use holdfast::jobs::backup::{BackupOrder, backup};
 use holdfast::jobs::catalogue::{self, Restorable};
 use holdfast::jobs::context::{Clock, Destination, Ended, Report, RunContext};
 use holdfast::jobs::copy::{CopyOrder, copy};
-use holdfast::jobs::restore::{RestoreOrder, RestorePlan, plan, restore};
+use holdfast::jobs::restore::{Parts, RestoreOrder, RestorePlan, plan, restore};
 use holdfast::jobs::source::RepositorySource;
 use holdfast::jobs::verify::{Depth, VerifyOrder, verify};
 use holdfast::ledger::{Ledger, StateLock};
@@ -336,13 +336,15 @@ impl Lab {
         .await
     }
 
-    fn restore_order(&self, from: &str, only: &[Digest], destination: Destination) -> RestoreOrder {
+    fn restore_order(&self, from: &str, destination: Destination) -> RestoreOrder {
         RestoreOrder {
             from: from.parse().unwrap(),
             destination,
             binaries: self.binaries(),
-            documents: self.with_documents.then(|| self.path("documents")),
-            only: only.to_vec(),
+            documents: self.source().documents,
+            only: Vec::new(),
+            parts: Parts::All,
+            ignore_connections: false,
         }
     }
 
@@ -353,8 +355,15 @@ impl Lab {
 
     /// Restores some binaries into the repository.
     pub(crate) async fn restore_only(&self, from: &str, only: &[Digest]) -> Run {
+        self.restore_as(from, |order| order.only = only.to_vec()).await
+    }
+
+    /// Restores as the order says once it has been changed.
+    pub(crate) async fn restore_as(&self, from: &str, change: impl FnOnce(&mut RestoreOrder)) -> Run {
         self.run("restore", Kind::Restore, async |run, destination| {
-            restore(run, &self.restore_order(from, only, destination)).await
+            let mut order = self.restore_order(from, destination);
+            change(&mut order);
+            restore(run, &order).await
         })
         .await
     }
@@ -371,7 +380,7 @@ impl Lab {
             report,
             ledger: Arc::clone(&self.runner.ledger),
         };
-        plan(&context, &self.restore_order(from, &[], destination)).await
+        plan(&context, &self.restore_order(from, destination)).await
     }
 
     /// Verifies a restore point or an archive.

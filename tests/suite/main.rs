@@ -32,6 +32,7 @@ mod pending;
 mod postgres;
 mod postgres_server;
 mod restore;
+mod restore_table;
 mod s3_faults;
 mod s3_memory;
 mod s3_memory_tests;

@@ -253,7 +253,7 @@ impl<'a> Case<'a> {
     }
 
     fn while_installing(&self) {
-        let mut service = self.serve_signalled("rename", 5, None);
+        let mut service = self.serve_signalled("renameat2", 1, None);
         service.until("READY=1");
         let body = self.prepare(&service, "/restore");
         let id = service.order("/restore", &body);

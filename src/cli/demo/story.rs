@@ -152,8 +152,7 @@ impl<'a> Story<'a> {
     }
 
     async fn bring_back(&mut self, name: &str, before: &Likeness, when: &str) -> anyhow::Result<()> {
-        let request =
-            RestoreRequest { from: name.parse()?, repository: None, to: None, only: Vec::new(), destination: None };
+        let request = RestoreRequest::of(name.parse()?);
         let run = self.run("restore", Kind::Restore, &Work::Restore(request)).await?;
         self.heading(&format!("holdfast restore {name}"), text::elapsed(&run))?;
         line(format!("brought back: {}; {} documents", moved(&run), text::count(run.counts.documents)))?;

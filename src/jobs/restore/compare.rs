@@ -14,7 +14,7 @@ use crate::model::digest::{Algorithm, Digest};
 use crate::model::layout::RootEntry;
 use crate::model::point::{DocumentSet, RecordFile};
 use crate::repository::binaries::{hash, open_regular};
-use crate::repository::documents::DocumentDirectory;
+use crate::repository::documents::DocumentSource;
 use crate::repository::walk::{Found, Walk};
 
 /// How many threads walk the store.
@@ -49,7 +49,6 @@ pub(super) async fn compare(
     let (order, documents) = (order.clone(), contents.documents().clone());
     let records = contents.records().to_vec();
     run.blocking(move |run| {
-        let whole = order.only.is_empty();
         let mut comparison = Comparison {
             fetch: run.ledger.scratch()?,
             fetch_count: 0,
@@ -61,17 +60,20 @@ pub(super) async fn compare(
             documents: Vec::new(),
             records: Vec::new(),
         };
-        if whole && documents_differ(run, &order, &documents)? {
+        if order.wants_documents() && documents_differ(run, &order, &documents)? {
             comparison.documents = documents.files.iter().map(|file| file.name.clone()).collect();
         }
-        if whole {
-            comparison.records = records_that_differ(run, &order, &records)?;
+        if order.wants_binaries() {
+            if order.only.is_empty() {
+                comparison.records = records_that_differ(run, &order, &records)?;
+            }
+            listed.each(|binary| {
+                run.go_on()?;
+                comparison.look_at(run, &order, binary)
+            })?;
         }
-        listed.each(|binary| {
-            run.go_on()?;
-            comparison.look_at(run, &order, binary)
-        })?;
-        if whole && order.binaries.root().exists() {
+        // What the documents that stay refer to must stay too.
+        if order.wants_all() && order.binaries.root().exists() {
             find_surplus(run, &order, &listed, &mut comparison)?;
         }
         Ok((listed, comparison))
@@ -103,14 +105,18 @@ impl Comparison {
     }
 }
 
-/// Whether the directory of documents holds anything else than the backup.
-fn documents_differ(run: &RunContext, order: &RestoreOrder, documents: &DocumentSet) -> anyhow::Result<bool> {
-    let Some(directory) = &order.documents else {
+/// Whether the repository holds any other documents than the backup.
+pub(super) fn documents_differ(
+    run: &RunContext,
+    order: &RestoreOrder,
+    documents: &DocumentSet,
+) -> anyhow::Result<bool> {
+    let Some(there) = &order.documents else {
         if documents.count > 0 {
             run.report.problem(
                 "documents",
                 format!("{} documents", documents.count),
-                "the repository has no directory of documents, so they stay in the backup: restore with --to DIR to get them",
+                "the repository has no place for documents, so they stay in the backup: restore with --to DIR to get them",
             );
         }
         return Ok(false);
@@ -121,14 +127,21 @@ fn documents_differ(run: &RunContext, order: &RestoreOrder, documents: &Document
     // The packing is the same for the same documents, so equal files mean equal documents.
     let mut files = documents.files.iter().map(|file| file.sha1);
     let mut same = true;
-    let read = DocumentDirectory::new(directory.clone()).read(
-        &mut OnDisk::new(run)?,
-        &|| run.stop.is_cancelled(),
-        &mut |packed| {
+    let stop = || run.stop.is_cancelled();
+    if let DocumentSource::Table(table) = there {
+        // A database that cannot be asked is no reason to replace what is in it.
+        let look = table.look();
+        run.go_on()?;
+        if look?.table.is_none() {
+            return Ok(true);
+        }
+    }
+    let read = there.open(&stop).and_then(|opened| {
+        opened.read(&mut OnDisk::new(run)?, &stop, &mut |packed| {
             same &= files.next() == Some(packed.sha1);
             if same { Ok(()) } else { bail!("they differ") }
-        },
-    );
+        })
+    });
     run.go_on()?;
     // Documents that cannot be read are to be replaced like any that differ.
     Ok(!(same && read.is_ok_and(|report| report.damaged == 0) && files.next().is_none()))

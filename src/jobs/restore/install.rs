@@ -18,6 +18,7 @@ use crate::ledger::{Listed, Scratch};
 use crate::model::digest::Digest;
 use crate::model::layout::Owner;
 use crate::repository::binaries::BinaryStore;
+use crate::repository::documents::{CommitUnknown, DocumentSource};
 use crate::repository::walk::{Found, Walk};
 
 /// Installs everything; gives the quarantine if anything had to go there. Nothing can stop it but an error.
@@ -27,7 +28,7 @@ pub(super) fn install(
     created: Timestamp,
     checked: Checked,
 ) -> anyhow::Result<Option<PathBuf>> {
-    let Checked { listed, comparison, staging } = checked;
+    let Checked { listed, comparison, staging, documents } = checked;
     let mut steps = Steps {
         order,
         staging: &staging,
@@ -37,23 +38,44 @@ pub(super) fn install(
         made: Vec::new(),
         moves: Moves::default(),
     };
-    let installed = (|| {
-        steps.put_binaries()?;
-        steps.put_records()?;
-        steps.put_documents()?;
-        comparison.surplus.each(|binary| steps.quarantine_binary(run, &binary.digest))?;
-        if order.only.is_empty() {
-            steps.quarantine_markers(&listed, SystemTime::from(created))?;
+    let mut committed = false;
+    let placed = (|| {
+        if order.wants_binaries() {
+            steps.put_binaries()?;
+            steps.put_records()?;
         }
-        staging.sync().context("write the repository to disk")
+        steps.put_documents()?;
+        if let Some(documents) = documents {
+            // What they refer to has to be on the disk before they are.
+            staging.sync().context("write the binaries to disk")?;
+            documents.commit()?;
+            committed = true;
+        }
+        Ok(())
     })();
-    if let Err(error) = installed {
-        let left = steps.take_back();
-        let gone = staging.give_up(false);
-        return Err(match left.and(gone) {
-            Ok(()) => error.context("put the files in place (everything was taken back; nothing was changed)"),
-            Err(left) => error.context(format!("put the files in place, and take them back: {left:#}")),
-        });
+    let unknown = placed.as_ref().is_err_and(|error: &anyhow::Error| error.is::<CommitUnknown>());
+    let cleared = placed.and_then(|()| steps.clear(run, &listed, SystemTime::from(created)));
+    match cleared {
+        Ok(()) => {}
+        Err(error) if unknown => {
+            // The old documents find all that they refer to, and so do the new ones.
+            return Err(error.context(
+                "put the documents in place (all binaries are in place, and none was taken away: restore again)",
+            ));
+        }
+        // Nobody can take the documents back, and they have all that they need.
+        Err(error) if committed => {
+            let root = order.binaries.root().display().to_string();
+            run.report.problem("surplus", root, format!("{error:#}: what the backup does not have stays in the store"));
+        }
+        Err(error) => {
+            let left = steps.take_back();
+            let gone = staging.give_up(false);
+            return Err(match left.and(gone) {
+                Ok(()) => error.context("put the files in place (everything was taken back; nothing was changed)"),
+                Err(left) => error.context(format!("put the files in place, and take them back: {left:#}")),
+            });
+        }
     }
     drop(steps);
     if let Err(left) = staging.remove() {
@@ -108,6 +130,16 @@ impl Steps<'_> {
         self.made[above..].iter().try_for_each(|made| self.staging.owner().hand_over(made))
     }
 
+    /// Moves what the backup does not have to the quarantine, and has the disk take everything.
+    fn clear(&mut self, run: &RunContext, listed: &Scratch, created: SystemTime) -> anyhow::Result<()> {
+        let comparison = self.comparison;
+        comparison.surplus.each(|binary| self.quarantine_binary(run, &binary.digest))?;
+        if self.order.wants_all() {
+            self.quarantine_markers(listed, created)?;
+        }
+        self.staging.sync().context("write the repository to disk")
+    }
+
     fn quarantine_binary(&mut self, run: &RunContext, digest: &Digest) -> anyhow::Result<()> {
         let from = self.store().path(digest);
         let to = self.placing.make_aside(digest)?;
@@ -144,7 +176,8 @@ impl Steps<'_> {
 
     /// Replaces all documents: those that are there go to the quarantine, `changes/` included.
     fn put_documents(&mut self) -> anyhow::Result<()> {
-        let Some(directory) = self.order.documents.clone() else { return Ok(()) };
+        let Some(DocumentSource::Directory(directory)) = &self.order.documents else { return Ok(()) };
+        let directory = directory.path().to_owned();
         if self.comparison.documents.is_empty() {
             return Ok(());
         }

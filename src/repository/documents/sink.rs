@@ -12,3 +12,8 @@ pub trait DocumentSink: Send {
     /// Makes it count, all at once.
     fn commit(self: Box<Self>) -> anyhow::Result<()>;
 }
+
+/// The answer to a commit was lost, and the server could not be asked what became of it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}; whether it has the old documents or the new ones is not known: look at the table")]
+pub struct CommitUnknown(pub String);

@@ -33,6 +33,15 @@ enum Open {
     Postgres(Box<postgres::Snapshot>),
 }
 
+impl std::fmt::Display for DocumentSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Directory(directory) => write!(f, "{}", directory.path().display()),
+            Self::Table(table) => write!(f, "{}", table.url),
+        }
+    }
+}
+
 impl DocumentSource {
     /// Opens them; what a database holds now is what will be read. Blocks.
     pub fn open(&self, stop: &dyn Fn() -> bool) -> anyhow::Result<OpenDocuments> {

@@ -5,7 +5,6 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use anyhow::anyhow;
 use anyhow::bail;
 use anyhow::ensure;
 use bytes::BufMut as _;
@@ -24,6 +23,7 @@ use crate::model::bson::from_json;
 use crate::repository::documents::database::Compression;
 use crate::repository::documents::database::DocumentTable;
 use crate::repository::documents::database::compression_of;
+use crate::repository::documents::sink::CommitUnknown;
 use crate::repository::documents::sink::DocumentSink;
 
 /// How long the server may take to take what it is sent, and to finish.
@@ -158,10 +158,7 @@ impl DocumentSink for Replacement {
             Some(Ok(status)) if status == "aborted" => {
                 Err(error).with_context(|| format!("{}: it has the old ones", doing()))
             }
-            _ => Err(anyhow!(
-                "{error:#}; whether it has the old documents or the new ones is not known: look at the table"
-            ))
-            .with_context(doing),
+            _ => Err(CommitUnknown(format!("{error:#}"))).with_context(doing),
         }
     }
 }

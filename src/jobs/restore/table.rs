@@ -1,0 +1,80 @@
+//! Documents on their way into the table of a database, which takes them all at once or not at all.
+
+use std::fs;
+use std::ops::ControlFlow;
+
+use anyhow::{Context as _, ensure};
+
+use super::RestoreOrder;
+use super::compare::Comparison;
+use super::contents::Contents;
+use super::staging::Staging;
+use crate::jobs::context::RunContext;
+use crate::repository::documents::{DocumentSink, DocumentSource, each_line};
+
+/// How many other programs an error names.
+const NAMED: usize = 3;
+
+/// An error if other programs are connected to the database that documents are to be written to: one that goes on with
+/// what it remembers would write over them.
+pub(super) async fn refuse_others(run: &RunContext, order: &RestoreOrder) -> anyhow::Result<()> {
+    let Some(DocumentSource::Table(table)) = &order.documents else { return Ok(()) };
+    if order.ignore_connections {
+        return Ok(());
+    }
+    let owned = table.clone();
+    let others = run.blocking(move |_| owned.other_connections()).await?;
+    let named: Vec<_> = others.iter().take(NAMED).map(ToString::to_string).collect();
+    ensure!(
+        others.is_empty(),
+        "restore documents to {}: {} other connections to the database are open ({}): stop the repository (Fedora) first, or add --ignore-connections",
+        table.url,
+        others.len(),
+        named.join("; ")
+    );
+    Ok(())
+}
+
+/// Writes the staged documents into the database, where nobody sees them before they are committed.
+pub(super) async fn write_documents(
+    run: &RunContext,
+    order: &RestoreOrder,
+    contents: &Contents,
+    comparison: Comparison,
+    staging: &Staging,
+) -> anyhow::Result<(Comparison, Option<Box<dyn DocumentSink>>)> {
+    let Some(DocumentSource::Table(table)) = &order.documents else { return Ok((comparison, None)) };
+    if comparison.documents.is_empty() {
+        return Ok((comparison, None));
+    }
+    refuse_others(run, order).await?;
+    let expected = contents.documents().count;
+    run.report.phase(format!("writing documents to {}", table.url), "documents", Some(expected));
+    let (table, staging) = (table.clone(), staging.paths());
+    run.blocking(move |run| {
+        let stop = || run.stop.is_cancelled();
+        let written = (|| {
+            let mut sink = table.replace(&stop)?;
+            for name in &comparison.documents {
+                let path = staging.document(name);
+                let content = fs::read(&path).with_context(|| format!("read `{}`", path.display()))?;
+                let read = each_line(&content, &mut |line| {
+                    sink.write(line, &stop)?;
+                    run.report.advance(1);
+                    Ok(ControlFlow::Continue(()))
+                })?;
+                ensure!(read.is_continue(), "read `{}`: it was not read to its end", path.display());
+            }
+            let written = sink.finish(&stop)?;
+            ensure!(
+                written == expected,
+                "write documents to {}: {written} were written, the backup has {expected}; nothing was changed",
+                table.url
+            );
+            Ok(sink)
+        })();
+        run.go_on()?;
+        Ok((comparison, Some(written?)))
+    })
+    .await
+}
