@@ -162,8 +162,8 @@ pub(super) async fn feed_documents(
 ) -> anyhow::Result<()> {
     run.blocking(move |run| {
         let send = |item| to.blocking_send(item).map_err(|_| Cancelled);
-        if let Some(documents) = documents {
-            read_documents(run, &documents, &mut |file| Ok(send(Some(file))?))?;
+        if let Some(mut documents) = documents {
+            read_documents(run, &mut documents, &mut |file| Ok(send(Some(file))?))?;
             documents.unchanged()?;
         }
         Ok(send(None)?)
