@@ -19,7 +19,7 @@ use super::{
 };
 use crate::model::address::Address;
 use crate::model::cron::CronExpression;
-use crate::model::database::TableName;
+use crate::model::database::{DatabaseUrl, TableName};
 use crate::model::layout::Layout;
 use crate::model::schedule::Schedule;
 use crate::model::slots::Timing;
@@ -249,39 +249,47 @@ impl Check<'_> {
         table: DocumentsTable,
         resolve: &dyn Fn(PathBuf) -> PathBuf,
     ) -> Option<DocumentSource> {
-        let header = ["repository", name, "documents"];
-        match table {
-            DocumentsTable { directory: Some(Text(path)), postgres: None } => {
-                Some(DocumentSource::Directory(resolve(path)))
-            }
-            DocumentsTable { directory: None, postgres: Some(DatabaseTable { url, table, password_file }) } => {
-                let mut url = url.0.0;
-                url.root_certificate = url.root_certificate.map(resolve);
-                let table = table.map(|Text(table)| table);
-                Some(DocumentSource::Table(DocumentTable {
-                    url,
-                    table: table.unwrap_or_else(|| TableName { schema: None, name: DEFAULT_TABLE.to_owned() }),
-                    password_file: password_file.map(|Text(path)| resolve(path)),
-                }))
-            }
-            DocumentsTable { directory: None, postgres: None } => {
-                self.complain(
-                    self.key(&header),
-                    format!("[{}] does not say where the documents are", header.join(".")),
-                    "add directory = \"/srv/modeshape-backup\" or postgres = { url = \"postgresql://USER@HOST/DATABASE\" }"
-                        .to_owned(),
-                );
-                None
-            }
-            _ => {
-                self.complain(
-                    self.key(&["repository", name, "documents", "postgres"]),
-                    format!("[{}] says twice where the documents are", header.join(".")),
-                    "leave one of `directory` and `postgres`".to_owned(),
-                );
-                None
-            }
+        let DocumentsTable { directory, postgres, mysql } = table;
+        let mut given = Vec::new();
+        given.extend(directory.map(|Text(path)| ("directory", DocumentSource::Directory(resolve(path)))));
+        let mut database = |key, url: DatabaseUrl, table: Option<Text<TableName>>, password: Option<Text<PathBuf>>| {
+            let root_certificate = url.root_certificate.map(resolve);
+            given.push((
+                key,
+                DocumentSource::Table(DocumentTable {
+                    url: DatabaseUrl { root_certificate, ..url },
+                    table: table.map_or_else(
+                        || TableName { schema: None, name: DEFAULT_TABLE.to_owned() },
+                        |Text(table)| table,
+                    ),
+                    password_file: password.map(|Text(path)| resolve(path)),
+                }),
+            ));
+        };
+        if let Some(DatabaseTable { url, table, password_file }) = postgres {
+            database("postgres", url.0.0, table, password_file);
         }
+        if let Some(DatabaseTable { url, table, password_file }) = mysql {
+            database("mysql", url.0.0, table, password_file);
+        }
+        let header = ["repository", name, "documents"];
+        if given.is_empty() {
+            self.complain(
+                self.key(&header),
+                format!("[{}] does not say where the documents are", header.join(".")),
+                "add directory = \"/srv/modeshape-backup\" or postgres = { url = \"postgresql://USER@HOST/DATABASE\" } \
+                 or mysql = { url = \"mysql://USER@HOST/DATABASE\" }"
+                    .to_owned(),
+            );
+        }
+        if let [(first, _), (second, _), ..] = given.as_slice() {
+            self.complain(
+                self.key(&["repository", name, "documents", second]),
+                format!("[{}] says twice where the documents are", header.join(".")),
+                format!("leave one of `{first}` and `{second}`"),
+            );
+        }
+        given.into_iter().next().map(|(_, source)| source)
     }
 
     /// All that a local directory needs is its `url`.

@@ -154,6 +154,7 @@ fn explain(message: &str, path: &[&str]) -> (String, String) {
     }
     if let Some(key) = message.strip_prefix("missing field ").map(|rest| rest.trim_matches('`')) {
         let example = match path.last() {
+            Some(&"mysql") => "url = \"mysql://fcrepo@127.0.0.1/fcrepo\"".to_owned(),
             Some(&"postgres") => "url = \"postgresql://fcrepo@127.0.0.1/fcrepo\"".to_owned(),
             _ => example_of(key),
         };
@@ -228,6 +229,7 @@ pub(super) const EXAMPLES: &[(&str, &str)] = &[
     ("documents", "{ directory = \"/srv/modeshape-backup\" }"),
     ("directory", "\"/srv/modeshape-backup\""),
     ("postgres", "{ url = \"postgresql://fcrepo@127.0.0.1/fcrepo\", password_file = \"postgres-password\" }"),
+    ("mysql", "{ url = \"mysql://fcrepo@127.0.0.1/fcrepo\", password_file = \"mysql-password\" }"),
     ("table", "\"MODESHAPE_REPOSITORY\""),
     ("password_file", "\"postgres-password\""),
     ("url", "\"s3://bucket/prefix\" or \"file:///var/backups/holdfast\""),

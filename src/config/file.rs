@@ -11,8 +11,8 @@ use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor}
 use super::error::did_you_mean;
 use super::timing::Jitter;
 use super::value::{
-    Account, Complaint, DAY, Endpoint, FromText, HOUR, Host, Period, PostgresUrl, Settle, Sse, StorageClass, Text, Url,
-    Volume, Whole, YEAR, sound,
+    Account, Complaint, DAY, Endpoint, FromText, HOUR, Host, MysqlUrl, Period, PostgresUrl, Settle, Sse, StorageClass,
+    Text, Url, Volume, Whole, YEAR, sound,
 };
 use crate::model::address::Address;
 use crate::model::cron::CronExpression;
@@ -95,6 +95,7 @@ pub(super) struct RepositoryTable {
 pub(super) struct DocumentsTable {
     pub(super) directory: Option<Text<PathBuf>>,
     pub(super) postgres: Option<DatabaseTable<PostgresUrl>>,
+    pub(super) mysql: Option<DatabaseTable<MysqlUrl>>,
 }
 
 #[derive(serde::Deserialize)]

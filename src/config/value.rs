@@ -272,6 +272,17 @@ impl FromText for PostgresUrl {
     }
 }
 
+/// Where documents are in MySQL or MariaDB.
+pub(super) struct MysqlUrl(pub(super) DatabaseUrl);
+
+impl FromText for MysqlUrl {
+    const EXPECTED: &str = "a url in quotes";
+
+    fn from_text(text: &str) -> Result<Self, Complaint> {
+        Ok(Self(DatabaseUrl::parse(Server::Mysql, text)?))
+    }
+}
+
 impl FromText for TableName {
     const EXPECTED: &str = "the name of a table in quotes";
 

@@ -100,7 +100,7 @@ pub async fn open_documents(run: &RunContext, source: &DocumentSource) -> anyhow
 /// that they need.
 pub fn read_documents(
     run: &RunContext,
-    documents: &OpenDocuments,
+    documents: &mut OpenDocuments,
     sink: &mut dyn FnMut(PackedDocuments) -> anyhow::Result<()>,
 ) -> anyhow::Result<Needed> {
     let mut seen = OnDisk::new(run)?;
@@ -152,7 +152,7 @@ pub async fn read_head(
 ) -> anyhow::Result<(Head, Option<Needed>)> {
     let Some(documents) = &source.documents else { return Ok((Head::default(), None)) };
     run.report.phase("looking at the documents", "documents", None);
-    let documents = open_documents(run, documents).await?;
+    let mut documents = open_documents(run, documents).await?;
     let fingerprint = documents.fingerprint();
     if let Some(last) = &series.last
         && fingerprint.is_some()
@@ -164,7 +164,7 @@ pub async fn read_head(
     run.report.phase("reading documents", "documents", None);
     let (to, packed) = mpsc::channel(1);
     let reading = run.blocking(move |run| {
-        read_documents(run, &documents, &mut |file| to.blocking_send(file).context("hand documents on"))
+        read_documents(run, &mut documents, &mut |file| to.blocking_send(file).context("hand documents on"))
     });
     // It owns the receiver: when a request fails, the reader ends with the next file.
     let last = series.last.as_ref().map(|last| last.documents.clone()).unwrap_or_default();

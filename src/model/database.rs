@@ -103,19 +103,23 @@ impl Server {
         }
     }
 
-    fn modes(self) -> [(&'static str, Encryption); 5] {
-        let names = match self {
-            Self::Postgres => ["disable", "prefer", "require", "verify-ca", "verify-full"],
-            Self::Mysql => ["DISABLED", "PREFERRED", "REQUIRED", "VERIFY_CA", "VERIFY_IDENTITY"],
-        };
-        let meant = [
-            Encryption::Never,
-            Encryption::IfOffered,
-            Encryption::Always,
-            Encryption::ForVouchedFor,
-            Encryption::ForNamed,
-        ];
-        std::array::from_fn(|number| (names[number], meant[number]))
+    /// The client for MySQL cannot look at who vouches for a server and not at its name.
+    fn modes(self) -> &'static [(&'static str, Encryption)] {
+        match self {
+            Self::Postgres => &[
+                ("disable", Encryption::Never),
+                ("prefer", Encryption::IfOffered),
+                ("require", Encryption::Always),
+                ("verify-ca", Encryption::ForVouchedFor),
+                ("verify-full", Encryption::ForNamed),
+            ],
+            Self::Mysql => &[
+                ("DISABLED", Encryption::Never),
+                ("PREFERRED", Encryption::IfOffered),
+                ("REQUIRED", Encryption::Always),
+                ("VERIFY_IDENTITY", Encryption::ForNamed),
+            ],
+        }
     }
 }
 
@@ -157,6 +161,13 @@ impl DatabaseUrl {
         for parameter in parameters.split('&').filter(|parameter| !parameter.is_empty()) {
             url.take(parameter)?;
         }
+        if url.encryption == Encryption::Always && url.root_certificate.is_some() {
+            // Who names somebody to vouch for the server wants that to be checked, as the servers' own clients have it.
+            url.encryption = match server {
+                Server::Postgres => Encryption::ForVouchedFor,
+                Server::Mysql => Encryption::ForNamed,
+            };
+        }
         match &url.host {
             Host::Network(name) if name.is_empty() => invalid("the url names no host", server.example()),
             _ => Ok(url),
@@ -175,16 +186,12 @@ impl DatabaseUrl {
         if name == mode {
             let known = self.server.modes();
             let Some((_, meant)) = known.iter().find(|(known, _)| known.eq_ignore_ascii_case(&value)) else {
-                let known = known.map(|(name, _)| name).join(", ");
+                let known = known.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
                 return invalid(format!("`{mode}={value}` is not supported"), format!("write one of: {known}"));
             };
             self.encryption = *meant;
         } else if name == certificate {
             self.root_certificate = (value != "system").then(|| PathBuf::from(value));
-            if self.encryption == Encryption::Always {
-                // As libpq has it: who names somebody to vouch for the server wants that to be checked.
-                self.encryption = Encryption::ForVouchedFor;
-            }
         } else if name == socket {
             if !value.starts_with('/') || self.host != Host::Network(String::new()) {
                 let example = format!("write {}USER@/DATABASE?{socket}=/PATH", self.server.schemes()[0]);
@@ -324,6 +331,8 @@ mod tests {
                 "postgresql://u@h:5432/x",
                 Encryption::ForNamed,
             ),
+            ("postgresql://u@h/x?sslrootcert=ca&sslmode=require", "postgresql://u@h:5432/x", Encryption::ForVouchedFor),
+            ("mysql://u@h/x?ssl-mode=required&ssl-ca=ca.pem", "mysql://u@h:3306/x", Encryption::ForNamed),
             (
                 "postgresql://u@h/x?sslmode=require&sslrootcert=ca.pem",
                 "postgresql://u@h:5432/x",
@@ -363,6 +372,7 @@ mod tests {
             ("postgresql://u@h/x?options=-c", "there is no parameter `options`"),
             ("postgresql://u@h/x?host=/run", "`host` in the url is for a socket, without a host before it"),
             ("mysql://u@h/x?sslmode=require", "there is no parameter `sslmode`"),
+            ("mysql://u@h/x?ssl-mode=VERIFY_CA", "`ssl-mode=VERIFY_CA` is not supported"),
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.starts_with(&format!("{cause} (")), "{text}: {error}");

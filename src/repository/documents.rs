@@ -27,6 +27,7 @@ use crate::repository::documents::survey::Survey;
 mod database;
 mod lines;
 mod listing;
+mod mysql;
 mod ordinals;
 mod pack;
 mod postgres;

@@ -27,7 +27,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("rustls_native_certs", &["repository/documents/database/tls"]),
     ("tokio_postgres", &["repository/documents/postgres"]),
     ("tokio_postgres_rustls", &["repository/documents/postgres"]),
-    ("mysql", &["repository/documents/mysql"]),
+    ("mysql_async", &["repository/documents/mysql"]),
     ("percent_encoding", &["service/http"]),
     ("form_urlencoded", &["service/http"]),
     ("croner", &["model/cron"]),

@@ -53,7 +53,7 @@ fn the_example_parses_with_and_without_its_commented_settings_which_show_the_def
     assert_eq!(plain.repositories["main"].layout, full.repositories["main"].layout);
     assert_eq!(plain.repositories["main"].documents, None);
     assert!(full.repositories["main"].documents.is_some());
-    assert_eq!(full.repositories.len() + full.destinations.len(), 4);
+    assert_eq!(full.repositories.len() + full.destinations.len(), 5);
 }
 
 /// The keys that the parser lists when it meets one that it does not know, with those of the tables below.
@@ -63,6 +63,7 @@ fn known_keys() -> BTreeSet<String> {
         ("[repository.x]", "keys"),
         ("[repository.x.documents]", "keys"),
         ("[repository.x.documents.postgres]", "keys"),
+        ("[repository.x.documents.mysql]", "keys"),
         ("[repository.x.layout]", "keys"),
         ("[destination.x]", "keys"),
         ("[destination.x.credentials]", "keys"),
@@ -479,7 +480,7 @@ fn documents_are_in_one_place_and_its_url_has_no_password() {
     /etc/holdfast/holdfast.toml:5:18: [repository.main.documents] does not say where the documents are
         5 | [repository.main.documents]
           |                  ^^^^^^^^^
-       way out: add directory = "/srv/modeshape-backup" or postgres = { url = "postgresql://USER@HOST/DATABASE" }
+       way out: add directory = "/srv/modeshape-backup" or postgres = { url = "postgresql://USER@HOST/DATABASE" } or mysql = { url = "mysql://USER@HOST/DATABASE" }
     "#);
     insta::assert_snapshot!(documents("directory = \"/d\"\npostgres = { url = \"postgres://u@h/x\" }"), @r#"
     /etc/holdfast/holdfast.toml:7:1: [repository.main.documents] says twice where the documents are

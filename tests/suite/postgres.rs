@@ -6,91 +6,15 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use flate2::read::GzDecoder;
-use flate2::write::GzEncoder;
-use holdfast::repository::documents::{
-    DocumentReport, DocumentSource, DocumentTable, Earlier, PackedDocuments, Stopped,
-};
+use holdfast::model::run::Outcome;
+use holdfast::repository::documents::{DocumentReport, DocumentSource, DocumentTable, Earlier, Stopped};
 use serde_json::Value;
 
-use holdfast::model::run::Outcome;
-
+use crate::document_tables::{
+    Ends, METADATA, REFERENCE, bson, gzip, hex, line, read, read_error, replace, try_read, unpacked,
+};
 use crate::lab::Lab;
-use crate::postgres_server::{Database, PostgresServer, bson, hex, line};
-
-const REFERENCE: &str = r#"{ "metadata" : { "id" : "6aa9bf7df2242ef867558584c02160023a96f2f9-ref" } , "content" : { "sha1" : "6aa9bf7df2242ef867558584c02160023a96f2f9" , "refCount" : 1 } }"#;
-const METADATA: &str = r#"{ "metadata" : { "id" : "87a0a8c317f1e7jcr:system/mode:metadata" } , "content" : { "key" : "87a0a8c317f1e7jcr:system/mode:metadata" , "properties" : { "" : { "workspaces" : [ "default" ] , "accessControl" : false } } } }"#;
-
-/// What a reading gave.
-struct Read {
-    report: DocumentReport,
-    files: Vec<PackedDocuments>,
-    fingerprint: String,
-}
-
-impl Read {
-    /// The lines of the documents, in the order in which they are in the files.
-    fn lines(&self) -> Vec<String> {
-        let of = |file: &PackedDocuments| unpacked(&file.content);
-        let documents = self.files.iter().filter(|file| file.name.starts_with("documents_")).map(of);
-        documents.collect::<String>().lines().map(str::to_owned).collect()
-    }
-
-    fn damaged(&self) -> Vec<Value> {
-        let file = self.files.iter().find(|file| file.name.starts_with("damaged/"));
-        let lines = file.map(|file| unpacked(&file.content)).unwrap_or_default();
-        lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-    }
-}
-
-fn unpacked(gzip: &[u8]) -> String {
-    let mut text = String::new();
-    GzDecoder::new(gzip).read_to_string(&mut text).unwrap();
-    text
-}
-
-fn gzip(bytes: &[u8]) -> Vec<u8> {
-    let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::default());
-    encoder.write_all(bytes).unwrap();
-    encoder.finish().unwrap()
-}
-
-fn try_read(table: &DocumentTable, stop: &dyn Fn() -> bool) -> anyhow::Result<Read> {
-    let open = DocumentSource::Table(table.clone()).open(stop)?;
-    let mut files = Vec::new();
-    let mut seen: HashMap<[u8; 16], Earlier> = HashMap::new();
-    let report = open.read(&mut seen, stop, &mut |file| {
-        files.push(file);
-        Ok(())
-    })?;
-    Ok(Read { report, files, fingerprint: open.fingerprint().unwrap() })
-}
-
-fn read(table: &DocumentTable) -> Read {
-    try_read(table, &|| false).unwrap_or_else(|error| panic!("{error:#}"))
-}
-
-fn read_error(table: &DocumentTable) -> String {
-    format!("{:#}", try_read(table, &|| false).err().expect("an error"))
-}
-
-fn replace(table: &DocumentTable, lines: &[String]) -> anyhow::Result<()> {
-    let mut sink = table.replace(&|| false)?;
-    for line in lines {
-        sink.write(line.as_bytes(), &|| false)?;
-    }
-    sink.finish(&|| false)?;
-    sink.commit()
-}
-
-/// Says that something has ended when it is dropped.
-struct Ends<'a>(&'a AtomicBool);
-
-impl Drop for Ends<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
+use crate::postgres_server::{Database, PostgresServer};
 
 /// A database with ModeShape's table on the server of all tests.
 fn database() -> Option<Database<'static>> {
@@ -254,7 +178,7 @@ fn what_was_opened_stays_as_it_was_until_it_is_read() {
     let mut sql = database.sql();
     sql.put_document("a", "{ }");
     sql.put_document("b", "{ }");
-    let open = DocumentSource::Table(database.table()).open(&|| false).unwrap();
+    let mut open = DocumentSource::Table(database.table()).open(&|| false).unwrap();
     sql.put_document("b", r#"{ "changed" : true }"#);
     sql.run("DELETE FROM modeshape_repository WHERE id = 'a'");
     // This would empty the moments of others, too.
@@ -433,7 +357,7 @@ fn a_connection_that_is_cut_while_documents_come_is_an_error() {
     let Some(database) = database() else { return };
     let mut sql = database.sql();
     sql.fill(50_000, 1_000);
-    let open = DocumentSource::Table(database.table()).open(&|| false).unwrap();
+    let mut open = DocumentSource::Table(database.table()).open(&|| false).unwrap();
     let mut cut = false;
     let mut seen: HashMap<[u8; 16], Earlier> = HashMap::new();
     let asked = AtomicU64::new(0);
@@ -759,7 +683,7 @@ fn a_server_that_crashes_in_the_middle_has_the_old_documents_and_is_an_error() {
     server.restart();
     assert_eq!(contents(&server), old);
     // In the middle of reading.
-    let open = DocumentSource::Table(table).open(&|| false).unwrap();
+    let mut open = DocumentSource::Table(table).open(&|| false).unwrap();
     server.crash();
     let mut seen: HashMap<[u8; 16], Earlier> = HashMap::new();
     assert!(open.read(&mut seen, &|| false, &mut |_| Ok(())).is_err());

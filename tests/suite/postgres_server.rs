@@ -9,12 +9,13 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use holdfast::model::bson::from_json;
 use holdfast::model::database::{DatabaseUrl, Server, TableName};
 use holdfast::repository::documents::DocumentTable;
 use tokio::runtime::Runtime;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, NoTls, Row};
+
+use crate::document_tables::{bson, hex, line};
 
 /// The user who owns everything.
 pub(crate) const OWNER: &str = "fcrepo";
@@ -272,21 +273,4 @@ impl Sql {
         let rows = self.rows("SELECT id, content FROM modeshape_repository ORDER BY id", &[]);
         rows.iter().map(|row| (row.get(0), row.get(1))).collect()
     }
-}
-
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    let digits = |byte: &u8| [byte >> 4, byte & 15].map(|digit| char::from_digit(digit.into(), 16).unwrap());
-    bytes.iter().flat_map(digits).collect()
-}
-
-/// A line of documents.
-pub(crate) fn line(id: &str, content: &str) -> String {
-    format!("{{ \"metadata\" : {{ \"id\" : \"{id}\" }} , \"content\" : {content} }}")
-}
-
-/// The BSON of a line.
-pub(crate) fn bson(line: &str) -> Vec<u8> {
-    let mut bson = Vec::new();
-    from_json(line.as_bytes(), &mut bson).unwrap_or_else(|error| panic!("{line}: {error}"));
-    bson
 }

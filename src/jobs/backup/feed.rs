@@ -163,7 +163,8 @@ pub(super) async fn feed_documents(
 ) -> anyhow::Result<Option<Needed>> {
     run.blocking(move |run| {
         let send = |item| to.blocking_send(item).map_err(|_| Cancelled);
-        let needed = documents.map(|documents| read(run, &documents, &mut |file| Ok(send(Some(file))?))).transpose()?;
+        let needed =
+            documents.map(|mut documents| read(run, &mut documents, &mut |file| Ok(send(Some(file))?))).transpose()?;
         send(None)?;
         Ok(needed)
     })
@@ -172,12 +173,12 @@ pub(super) async fn feed_documents(
 
 /// Reads documents that are in the archive already for the binaries that they need.
 pub(super) async fn read_needed(run: &RunContext, documents: Option<OpenDocuments>) -> anyhow::Result<Option<Needed>> {
-    run.blocking(move |run| documents.map(|documents| read(run, &documents, &mut |_| Ok(()))).transpose()).await
+    run.blocking(move |run| documents.map(|mut documents| read(run, &mut documents, &mut |_| Ok(()))).transpose()).await
 }
 
 fn read(
     run: &RunContext,
-    documents: &OpenDocuments,
+    documents: &mut OpenDocuments,
     sink: &mut dyn FnMut(PackedDocuments) -> anyhow::Result<()>,
 ) -> anyhow::Result<Needed> {
     let needed = read_documents(run, documents, sink)?;

@@ -136,7 +136,7 @@ pub(super) fn documents_differ(
             return Ok(true);
         }
     }
-    let read = there.open(&stop).and_then(|opened| {
+    let read = there.open(&stop).and_then(|mut opened| {
         opened.read(&mut OnDisk::new(run)?, &stop, &mut |packed| {
             same &= files.next() == Some(packed.sha1);
             if same { Ok(()) } else { bail!("they differ") }

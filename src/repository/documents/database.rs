@@ -12,9 +12,11 @@ mod tls;
 
 pub(super) use content::Compression;
 pub(super) use content::compression_of;
+pub(super) use content::gzip;
 pub(super) use intake::Intake;
 pub(super) use password::password;
 pub(super) use tls::client_config;
+pub(super) use tls::trusted_certificates;
 
 /// A table of documents, as ModeShape keeps them: an id, and the BSON of the document, gzip-compressed or not.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -11,6 +11,7 @@ use crate::repository::documents::SeenDocuments;
 use crate::repository::documents::database::DocumentTable;
 use crate::repository::documents::database::OtherConnection;
 use crate::repository::documents::database::TableReport;
+use crate::repository::documents::mysql;
 use crate::repository::documents::postgres;
 use crate::repository::documents::sink::DocumentSink;
 
@@ -31,6 +32,7 @@ pub struct OpenDocuments(Open);
 enum Open {
     Directory(DocumentDirectory, Fingerprint),
     Postgres(Box<postgres::Snapshot>),
+    Mysql(Box<mysql::Snapshot>),
 }
 
 impl std::fmt::Display for DocumentSource {
@@ -49,7 +51,7 @@ impl DocumentSource {
             Self::Directory(directory) => Open::Directory(directory.clone(), directory.fingerprint()?),
             Self::Table(table) => match table.url.server {
                 Server::Postgres => Open::Postgres(Box::new(postgres::Snapshot::take(table, stop)?)),
-                Server::Mysql => bail!("read documents of {}: not yet", table.url),
+                Server::Mysql => Open::Mysql(Box::new(mysql::Snapshot::take(table, stop)?)),
             },
         };
         Ok(OpenDocuments(open))
@@ -63,6 +65,7 @@ impl OpenDocuments {
         match &self.0 {
             Open::Directory(_, fingerprint) => Some(fingerprint.to_string()),
             Open::Postgres(snapshot) => Some(snapshot.fingerprint().to_owned()),
+            Open::Mysql(snapshot) => Some(snapshot.fingerprint().to_owned()),
         }
     }
 
@@ -70,14 +73,15 @@ impl OpenDocuments {
     ///
     /// `seen` has to be empty. What `sink` got counts only when this returns a report.
     pub fn read(
-        &self,
+        &mut self,
         seen: &mut dyn SeenDocuments,
         stop: &dyn Fn() -> bool,
         sink: &mut dyn FnMut(PackedDocuments) -> anyhow::Result<()>,
     ) -> anyhow::Result<DocumentReport> {
-        match &self.0 {
+        match &mut self.0 {
             Open::Directory(directory, _) => directory.read(seen, stop, sink),
             Open::Postgres(snapshot) => snapshot.read(stop, sink),
+            Open::Mysql(snapshot) => snapshot.read(stop, sink),
         }
     }
 
@@ -98,7 +102,7 @@ impl DocumentTable {
     pub fn replace(&self, stop: &dyn Fn() -> bool) -> anyhow::Result<Box<dyn DocumentSink>> {
         match self.url.server {
             Server::Postgres => Ok(Box::new(postgres::Replacement::begin(self, stop)?)),
-            Server::Mysql => bail!("write documents to {}: not yet", self.url),
+            Server::Mysql => Ok(Box::new(mysql::Replacement::begin(self, stop)?)),
         }
     }
 
@@ -106,7 +110,7 @@ impl DocumentTable {
     pub fn other_connections(&self) -> anyhow::Result<Vec<OtherConnection>> {
         match self.url.server {
             Server::Postgres => postgres::other_connections(self),
-            Server::Mysql => bail!("look at the connections to {}: not yet", self.url),
+            Server::Mysql => mysql::other_connections(self),
         }
     }
 
@@ -114,7 +118,7 @@ impl DocumentTable {
     pub fn look(&self) -> anyhow::Result<TableReport> {
         match self.url.server {
             Server::Postgres => postgres::look(self),
-            Server::Mysql => bail!("look at {}: not yet", self.url),
+            Server::Mysql => mysql::look(self),
         }
     }
 }

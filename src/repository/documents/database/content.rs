@@ -1,8 +1,10 @@
 //! What stands in the column of a document: BSON, or a gzip file of it. Nothing but the value itself says which.
 
 use std::io::Read as _;
+use std::io::Write as _;
 
 use flate2::bufread::GzDecoder;
+use flate2::write::GzEncoder;
 
 use super::CONTENT_LIMIT;
 use crate::model::bson::BsonError;
@@ -67,23 +69,20 @@ fn unpack(content: &[u8], into: &mut Vec<u8>) -> Result<(), String> {
     }
 }
 
+/// A document as a table keeps it that compresses.
+pub(in crate::repository::documents) fn gzip(bson: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::with_capacity(bson.len() / 2), flate2::Compression::new(6));
+    encoder.write_all(bson).expect("memory takes everything");
+    encoder.finish().expect("memory takes everything")
+}
+
 #[cfg(test)]
 mod tests {
-    use std::io::Write as _;
-
-    use flate2::write::GzEncoder;
-
     use super::*;
 
     fn text(content: &[u8]) -> Result<String, String> {
         let (mut text, mut spare) = (Vec::new(), Vec::new());
         to_text(content, &mut text, &mut spare).map(|()| String::from_utf8(text).unwrap())
-    }
-
-    fn gzip(content: &[u8]) -> Vec<u8> {
-        let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::default());
-        encoder.write_all(content).unwrap();
-        encoder.finish().unwrap()
     }
 
     /// `{ "s" : "aaa…" }` of so many bytes.

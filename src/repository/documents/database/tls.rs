@@ -40,7 +40,7 @@ pub(in crate::repository::documents) fn client_config(url: &DatabaseUrl) -> anyh
             return Ok(config.dangerous().with_custom_certificate_verifier(anyone).with_no_client_auth());
         }
     };
-    let roots = Arc::new(roots(url)?);
+    let roots = Arc::new(roots(url)?.0);
     if names_matter {
         return Ok(config.with_root_certificates(roots).with_no_client_auth());
     }
@@ -49,25 +49,38 @@ pub(in crate::repository::documents) fn client_config(url: &DatabaseUrl) -> anyh
     Ok(config.dangerous().with_custom_certificate_verifier(Arc::new(AnyName(verifier))).with_no_client_auth())
 }
 
+/// Those who vouch for the server, each as it is encoded.
+pub(in crate::repository::documents) fn trusted_certificates(url: &DatabaseUrl) -> anyhow::Result<Vec<Vec<u8>>> {
+    Ok(roots(url)?.1.iter().map(|certificate| certificate.to_vec()).collect())
+}
+
 /// Those who vouch for the server.
-fn roots(url: &DatabaseUrl) -> anyhow::Result<RootCertStore> {
+fn roots(url: &DatabaseUrl) -> anyhow::Result<(RootCertStore, Vec<CertificateDer<'static>>)> {
     let mut roots = RootCertStore::empty();
     let Some(path) = &url.root_certificate else {
-        let found = rustls_native_certs::load_native_certs();
-        roots.add_parsable_certificates(found.certs);
+        let found = rustls_native_certs::load_native_certs().certs;
+        let (sound, _) = roots.add_parsable_certificates(found.iter().cloned());
+        let found = if sound == found.len() { found } else { found.into_iter().filter(is_sound).collect() };
         ensure!(
             !roots.is_empty(),
             "look for those whom this machine trusts: there is nobody; install ca-certificates, or name a certificate \
              in the url"
         );
-        return Ok(roots);
+        return Ok((roots, found));
     };
+    let mut found = Vec::new();
     let doing = || format!("read the certificate `{}`", path.display());
     for certificate in CertificateDer::pem_file_iter(path).with_context(doing)? {
-        roots.add(certificate.with_context(doing)?).with_context(doing)?;
+        let certificate = certificate.with_context(doing)?;
+        roots.add(certificate.clone()).with_context(doing)?;
+        found.push(certificate);
     }
     ensure!(!roots.is_empty(), "{}: there is no certificate in it", doing());
-    Ok(roots)
+    Ok((roots, found))
+}
+
+fn is_sound(certificate: &CertificateDer<'static>) -> bool {
+    RootCertStore::empty().add(certificate.clone()).is_ok()
 }
 
 /// Takes every server: what goes over the network cannot be read, and who is at the other end is not known.

@@ -1,6 +1,5 @@
 //! Writing: all documents of the table are replaced in one transaction.
 
-use std::io::Write as _;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -10,7 +9,6 @@ use anyhow::ensure;
 use bytes::BufMut as _;
 use bytes::Bytes;
 use bytes::BytesMut;
-use flate2::write::GzEncoder;
 use futures_util::SinkExt as _;
 use tokio_postgres::CopyInSink;
 
@@ -23,6 +21,7 @@ use crate::model::bson::from_json;
 use crate::repository::documents::database::Compression;
 use crate::repository::documents::database::DocumentTable;
 use crate::repository::documents::database::compression_of;
+use crate::repository::documents::database::gzip;
 use crate::repository::documents::sink::CommitUnknown;
 use crate::repository::documents::sink::DocumentSink;
 
@@ -177,10 +176,4 @@ fn compression(session: &Session, table: &Table) -> anyhow::Result<Compression> 
         packed += usize::from(compression == Some(Compression::Gzip));
     }
     Ok(if packed * 2 > rows.len() { Compression::Gzip } else { Compression::None })
-}
-
-fn gzip(bson: &[u8]) -> Vec<u8> {
-    let mut encoder = GzEncoder::new(Vec::with_capacity(bson.len() / 2), flate2::Compression::new(6));
-    encoder.write_all(bson).expect("memory takes everything");
-    encoder.finish().expect("memory takes everything")
 }
