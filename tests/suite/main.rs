@@ -20,6 +20,8 @@ mod demo;
 mod directory_store;
 mod documents;
 mod faulty;
+mod fcr;
+mod fcr_calls;
 mod http;
 mod http_limits;
 mod http_listeners;
