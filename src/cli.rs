@@ -8,6 +8,7 @@ mod destination;
 mod diff;
 mod documents;
 mod exit;
+mod fcr;
 mod foreground;
 mod history;
 mod init;

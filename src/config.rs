@@ -127,6 +127,8 @@ pub struct OlderInterfaces {
     pub backup: Option<String>,
     /// A key of [`Config::repositories`]: that of the backup, where there is one.
     pub repository: Option<String>,
+    /// The directories below which Fedora's calls may name others; they are not served if there are none.
+    pub fedora_roots: Vec<PathBuf>,
 }
 
 /// `[repository.NAME]`.

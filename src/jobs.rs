@@ -1,4 +1,4 @@
-//! The use cases: copy, backup, restore, verify. Each plans first and acts second.
+//! The use cases: copy, backup, export, restore, verify. Each plans first and acts second.
 
 pub mod backup;
 pub mod catalogue;
@@ -7,6 +7,7 @@ pub mod context;
 pub mod copy;
 pub mod cursor;
 pub mod download;
+pub mod export;
 pub mod inspect;
 pub mod learn;
 pub mod list;

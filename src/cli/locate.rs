@@ -6,6 +6,7 @@ use crate::cli::site;
 use crate::config::Config;
 use crate::jobs::catalogue::{self, RestorableName};
 use crate::jobs::context::{Destination, RunContext};
+use crate::jobs::restore::RestoreFrom;
 use crate::ledger::Ledger;
 use crate::model::key::Key;
 use crate::store::{ErrorKind, StoreError};
@@ -26,6 +27,14 @@ pub(super) fn spelled(name: &RestorableName) -> String {
     match name {
         RestorableName::Point(name) => format!("restore point {name}"),
         RestorableName::Archive(name) => format!("archive {name}.zip"),
+    }
+}
+
+/// The same of whatever a restore can be from.
+pub(super) fn spelled_from(from: &RestoreFrom) -> String {
+    match from {
+        RestoreFrom::Backup(name) => spelled(name),
+        RestoreFrom::Directory(path) => format!("directory {}", path.display()),
     }
 }
 

@@ -9,14 +9,13 @@ use tokio_util::sync::CancellationToken;
 use crate::cli::confirm::confirm;
 use crate::cli::exit::{Exit, Usage};
 use crate::cli::foreground::{self, Output};
-use crate::cli::locate::spelled;
+use crate::cli::locate::spelled_from;
 use crate::cli::remote::{Asked, Remote};
 use crate::cli::session::Session;
 use crate::cli::{progress, site, terminal, text};
 use crate::config::Config;
-use crate::jobs::catalogue::RestorableName;
 use crate::jobs::context::Report;
-use crate::jobs::restore::{Parts, RestorePlan};
+use crate::jobs::restore::{Parts, RestoreFrom, RestorePlan};
 use crate::model::digest::Digest;
 use crate::model::run::Kind;
 use crate::service::request::RestoreRequest;
@@ -25,9 +24,9 @@ use crate::service::site::{Site as _, Work};
 #[derive(Debug, clap::Args)]
 #[allow(clippy::struct_excessive_bools, reason = "each is an option of the command line")]
 pub(super) struct Arguments {
-    /// What `holdfast points` lists
-    #[arg(value_name = "POINT_OR_ARCHIVE")]
-    from: RestorableName,
+    /// What `holdfast points` lists, or a ModeShape backup directory (a name with a `/`)
+    #[arg(value_name = "POINT_OR_ARCHIVE_OR_DIR")]
+    from: RestoreFrom,
     /// The repository to restore to, or with --to the one whose layout is used
     #[arg(long, value_name = "NAME")]
     repository: Option<String>,
@@ -84,7 +83,7 @@ pub(super) async fn restore(config: Arc<Config>, arguments: &Arguments) -> anyho
     let output = Output::of(arguments.json);
     let way = match Remote::reach(&config).await? {
         Some(remote) => Way::Remote(remote),
-        None => Way::Here(Session::open(&config, &format!("restore {}", spelled(&arguments.from)))?),
+        None => Way::Here(Session::open(&config, &format!("restore {}", spelled_from(&arguments.from)))?),
     };
     if arguments.dry_run || asks {
         let plan = match &way {
@@ -137,7 +136,11 @@ impl Arguments {
             std::path::absolute(directory).with_context(|| format!("find the directory `{}`", directory.display()))
         };
         Ok(RestoreRequest {
-            from: self.from.clone(),
+            from: match &self.from {
+                // The service may work in another directory.
+                RestoreFrom::Directory(directory) => RestoreFrom::Directory(absolute(directory)?),
+                RestoreFrom::Backup(name) => RestoreFrom::Backup(name.clone()),
+            },
             repository: self.repository.clone(),
             to: self.to.as_ref().map(absolute).transpose()?,
             only: self.only.clone(),

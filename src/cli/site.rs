@@ -1,6 +1,6 @@
 //! What the configuration means as work: every run, of the command line and of the daemon, is ordered here.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,16 +9,17 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cli::destination::{self, Purpose, open_to_look};
 use crate::cli::exit::Usage;
-use crate::cli::locate::{Located, NotThere, holder, locate, spelled};
+use crate::cli::locate::{Located, NotThere, holder, locate, spelled, spelled_from};
 use crate::cli::users::UsersFile;
-use crate::cli::{text, url};
+use crate::cli::{fcr, text, url};
 use crate::config::{self, Config, Job, Repository};
 use crate::jobs::backup::{BackupOrder, backup};
 use crate::jobs::catalogue::{self, RestorableName};
 use crate::jobs::context::{Destination, Ended, Report, RunContext};
 use crate::jobs::copy::CopyOrder;
 use crate::jobs::copy::pending::{Following, copy_all, copy_pending};
-use crate::jobs::restore::{Parts, RestoreOrder, RestorePlan, plan, restore};
+use crate::jobs::export::export;
+use crate::jobs::restore::{Origin, Parts, RestoreFrom, RestoreOrder, RestorePlan, plan, restore};
 use crate::jobs::source::RepositorySource;
 use crate::jobs::verify::{Depth, VerifyOrder, note_missing, verify};
 use crate::ledger::Ledger;
@@ -27,7 +28,7 @@ use crate::model::run::Kind;
 use crate::repository::binaries::BinaryStore;
 use crate::repository::documents::{DocumentDirectory, DocumentSource, DocumentTable};
 use crate::service::request::{JobOptions, Refusal, RestoreRequest, VerifyRequest};
-use crate::service::site::{JobSpec, OlderInterfaces, Points, Scope, Site, WatchedStore, Work};
+use crate::service::site::{FedoraCalls, JobSpec, OlderInterfaces, Points, Scope, Site, WatchedStore, Work};
 
 /// The configuration, as the site of the work.
 #[derive(Clone, Debug)]
@@ -89,11 +90,11 @@ impl ConfiguredSite {
     async fn restore(&self, run: &RunContext, request: &RestoreRequest) -> anyhow::Result<Ended> {
         let PreparedRestore { order, other_repository, .. } = self.prepare_restore(run, request).await?;
         if let Some(message) = other_repository {
-            run.report.notice("repository", spelled(&request.from), message);
+            run.report.notice("repository", spelled_from(&request.from), message);
         }
-        let destination = order.destination.name.clone();
         let ended = restore(run, &order).await?;
-        Ok(Ended { url: self.url_of(&destination, ended.result.as_deref()), ..ended })
+        let Origin::Backup(_, destination) = &order.from else { return Ok(ended) };
+        Ok(Ended { url: self.url_of(&destination.name, ended.result.as_deref()), ..ended })
     }
 
     async fn verify(&self, run: &RunContext, request: &VerifyRequest) -> anyhow::Result<Ended> {
@@ -117,20 +118,18 @@ impl ConfiguredSite {
         run: &RunContext,
         request: &RestoreRequest,
     ) -> anyhow::Result<PreparedRestore> {
-        let located = locate(&self.config, run, &request.from, request.destination.as_deref()).await?;
+        let name = match &request.from {
+            RestoreFrom::Backup(name) => name,
+            RestoreFrom::Directory(directory) => return self.prepare_from_directory(request, directory),
+        };
+        let located = locate(&self.config, run, name, request.destination.as_deref()).await?;
         let repository = target(&self.config, &located, request.repository.as_deref())?;
         let from = spelled(&located.name);
         let other = repository.name != located.repository && request.to.is_none();
         let other_repository = other.then(|| {
             format!("the {from} is of the repository `{}`, and goes into `{}`", located.repository, repository.name)
         });
-        let (binaries, documents) = match &request.to {
-            Some(directory) => {
-                let documents = DocumentDirectory::new(directory.join("documents"));
-                (directory.join("binaries"), Some(DocumentSource::Directory(documents)))
-            }
-            None => (repository.binaries.clone(), repository.documents.as_ref().map(document_source)),
-        };
+        let (binaries, documents) = places(repository, request.to.as_deref());
         let left_out =
             documents.is_none() && located.documents > 0 && request.only.is_empty() && request.parts != Parts::Binaries;
         let no_documents = left_out.then(|| {
@@ -142,8 +141,7 @@ impl ConfiguredSite {
             )
         });
         let order = RestoreOrder {
-            from: located.name,
-            destination: located.destination,
+            from: Origin::Backup(located.name, located.destination),
             binaries: BinaryStore::at(&binaries, &repository.layout),
             documents,
             only: request.only.clone(),
@@ -151,6 +149,53 @@ impl ConfiguredSite {
             ignore_connections: request.ignore_connections,
         };
         Ok(PreparedRestore { order, other_repository, no_documents })
+    }
+
+    /// The same from a ModeShape backup directory, which does not say what it is of.
+    fn prepare_from_directory(&self, request: &RestoreRequest, directory: &Path) -> anyhow::Result<PreparedRestore> {
+        if request.destination.is_some() {
+            let way_out = "take `--destination` out: a directory is on this machine";
+            return Err(Usage::new("a directory lies at no destination", way_out).into());
+        }
+        let mut all = self.config.repositories.values();
+        let repository = match (&request.repository, all.next(), all.next()) {
+            (Some(name), ..) => repository(&self.config, name)?,
+            (None, Some(only), None) => only,
+            _ => {
+                let known: Vec<&str> = self.config.repositories.keys().map(String::as_str).collect();
+                let way_out = format!("say which one is meant with `--repository NAME`: {}", known.join(", "));
+                return Err(Usage::new("a backup directory does not say which repository it is of", way_out).into());
+            }
+        };
+        let (binaries, documents) = places(repository, request.to.as_deref());
+        let left_out = documents.is_none() && request.only.is_empty() && request.parts != Parts::Binaries;
+        let no_documents = left_out.then(|| {
+            format!(
+                "the documents in the directory are not restored, as the repository `{}` has no place for them: \
+                 `--to DIR` gives them",
+                repository.name
+            )
+        });
+        let order = RestoreOrder {
+            from: Origin::Directory(directory.to_owned()),
+            binaries: BinaryStore::at(&binaries, &repository.layout),
+            documents,
+            only: request.only.clone(),
+            parts: request.parts,
+            ignore_connections: request.ignore_connections,
+        };
+        Ok(PreparedRestore { order, other_repository: None, no_documents })
+    }
+}
+
+/// Where a restore puts binaries and documents.
+fn places(repository: &Repository, to: Option<&Path>) -> (PathBuf, Option<DocumentSource>) {
+    match to {
+        Some(directory) => {
+            let documents = DocumentDirectory::new(directory.join("documents"));
+            (directory.join("binaries"), Some(DocumentSource::Directory(documents)))
+        }
+        None => (repository.binaries.clone(), repository.documents.as_ref().map(document_source)),
     }
 }
 
@@ -236,7 +281,9 @@ impl Site for ConfiguredSite {
     }
 
     fn url(&self, work: &Work) -> Option<String> {
-        let Work::Restore(RestoreRequest { from, destination, .. }) = work else { return None };
+        let Work::Restore(RestoreRequest { from: RestoreFrom::Backup(from), destination, .. }) = work else {
+            return None;
+        };
         let mut all = self.config.destinations.values();
         let destination = match destination {
             Some(name) => self.config.destinations.get(name),
@@ -255,7 +302,7 @@ impl Site for ConfiguredSite {
     }
 
     fn older_interfaces(&self) -> Result<OlderInterfaces, Refusal> {
-        let config::OlderInterfaces { backup, repository } = &self.config.older_interfaces;
+        let config::OlderInterfaces { backup, repository, .. } = &self.config.older_interfaces;
         let (Some(job), Some(repository)) =
             (backup.as_ref().and_then(|name| self.config.backups.get(name)), repository)
         else {
@@ -273,6 +320,10 @@ impl Site for ConfiguredSite {
         })
     }
 
+    fn fedora(&self) -> Result<FedoraCalls, Refusal> {
+        fcr::fedora(&self.config)
+    }
+
     fn accounts(&self) -> anyhow::Result<Arc<Accounts>> {
         self.users.read()
     }
@@ -286,13 +337,14 @@ impl Site for ConfiguredSite {
             Work::Job { name, options, scope } => self.run_job(run, name, *options, *scope, hurry).await,
             Work::Restore(request) => self.restore(run, request).await,
             Work::Verify(request) => self.verify(run, request).await,
+            Work::Export(request) => export(run, &fcr::export_order(&self.config, request)?).await,
         }
     }
 
     async fn plan(&self, run: &RunContext, request: &RestoreRequest) -> anyhow::Result<RestorePlan> {
         let prepared = self.prepare_restore(run, request).await?;
         for message in prepared.other_repository.into_iter().chain(prepared.no_documents) {
-            run.report.notice("repository", spelled(&request.from), message);
+            run.report.notice("repository", spelled_from(&request.from), message);
         }
         plan(run, &prepared.order).await
     }
@@ -393,7 +445,7 @@ fn target<'a>(config: &'a Config, located: &Located, named: Option<&str>) -> Res
 }
 
 /// What a job reads.
-fn source(repository: &Repository) -> RepositorySource {
+pub(super) fn source(repository: &Repository) -> RepositorySource {
     RepositorySource {
         name: repository.name.clone(),
         binaries: BinaryStore::at(&repository.binaries, &repository.layout),

@@ -33,6 +33,7 @@ pub(super) fn check(written: File, source: &Source<'_>, table: &DeTable<'_>) -> 
     check.repositories_apart(&config);
     check.destinations_apart(&config);
     check.destinations_outside_repositories(&config);
+    check.fedora_roots(&config);
     if check.problems.is_empty() {
         return Ok(config);
     }
@@ -112,7 +113,10 @@ impl Check<'_> {
             backups.insert(name, job);
         }
 
-        let older_interfaces = self.older_interfaces(written.older_interfaces, &backups);
+        let mut older = written.older_interfaces;
+        let roots = older.fedora_roots.take().unwrap_or_default();
+        let fedora_roots = roots.into_iter().map(|Text(path)| resolve(path)).collect();
+        let older_interfaces = OlderInterfaces { fedora_roots, ..self.older_interfaces(older, &backups) };
         let config = Config {
             file: self.source.file.to_owned(),
             service: Service {
@@ -201,6 +205,7 @@ impl Check<'_> {
         OlderInterfaces {
             backup: chosen.map(|job| job.name.clone()),
             repository: repository.or_else(|| chosen.map(|job| job.repository.clone())),
+            fedora_roots: Vec::new(),
         }
     }
 
@@ -457,6 +462,39 @@ impl Check<'_> {
                     );
                 }
             }
+        }
+    }
+
+    /// Who may name directories in a root may have them replaced.
+    fn fedora_roots(&mut self, config: &Config) {
+        let place = ["older_interfaces", "fedora_roots"];
+        let roots = &config.older_interfaces.fedora_roots;
+        let mut uses = vec![("`state_dir`".to_owned(), &config.service.state_dir)];
+        for repository in config.repositories.values() {
+            uses.push((format!("the binaries of [repository.{}]", repository.name), &repository.binaries));
+        }
+        for destination in config.destinations.values() {
+            if let Place::Directory(path) = &destination.place {
+                uses.push((format!("[destination.{}]", destination.name), path));
+            }
+        }
+        for root in roots {
+            let inside = uses.iter().find(|(_, used)| root.starts_with(used));
+            let cause = match inside {
+                _ if root.parent().is_none() => "`/` holds everything there is".to_owned(),
+                Some((what, _)) => format!("`{}` lies in {what}", root.display()),
+                None => continue,
+            };
+            let way_out = "name directories that hold backups of Fedora and nothing else".to_owned();
+            self.complain(self.value(&place), cause, way_out);
+        }
+        let several = config.repositories.len() > 1 && config.older_interfaces.repository.is_none();
+        if several && !roots.is_empty() {
+            self.complain(
+                self.key(&place),
+                "`fedora_roots` without a repository, and there are several".to_owned(),
+                "add repository = \"NAME\" to [older_interfaces]".to_owned(),
+            );
         }
     }
 

@@ -158,6 +158,7 @@ pub(super) struct BackupTable {
 pub(super) struct OlderInterfacesTable {
     pub(super) repository: Option<Text<String>>,
     pub(super) backup: Option<Text<String>>,
+    pub(super) fedora_roots: Option<Vec<Text<PathBuf>>>,
 }
 
 #[derive(serde::Deserialize)]

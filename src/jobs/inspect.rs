@@ -54,7 +54,7 @@ async fn each_document_but<S: Send + 'static>(
 ) -> anyhow::Result<S> {
     let destination = &inspected.destination;
     let entries = match &inspected.contents {
-        Contents::Point(_) => Vec::new(),
+        Contents::Point(_) | Contents::Directory(_) => Vec::new(),
         Contents::Archive(archive) => documents_entries(run, destination, archive).await?,
     };
     for file in inspected.contents.documents().files.iter().filter(|file| !without.contains(&file.sha1)) {

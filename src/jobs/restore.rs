@@ -6,8 +6,10 @@
 mod archive;
 mod compare;
 pub mod contents;
+pub mod directory;
 mod fetch;
 mod install;
+pub mod origin;
 mod owner;
 mod placing;
 mod staging;
@@ -18,8 +20,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
 
-use super::catalogue::RestorableName;
-use super::context::{Destination, Ended, RunContext};
+use super::context::{Ended, RunContext};
 use crate::ledger::Scratch;
 use crate::model::digest::Digest;
 use crate::model::run::{Outcome, RunFilter};
@@ -28,6 +29,7 @@ use crate::repository::documents::{DocumentSink, DocumentSource};
 use compare::Comparison;
 use contents::Contents;
 pub use fetch::DOCUMENTS_LIMIT;
+pub use origin::{Origin, RestoreFrom};
 use staging::Staging;
 
 /// How many earlier runs are looked at for restores that were cut.
@@ -39,10 +41,8 @@ pub const INSTALLING: &str = "putting the files in place";
 /// What a restore is to do.
 #[derive(Clone, Debug)]
 pub struct RestoreOrder {
-    /// The restore point or archive.
-    pub from: RestorableName,
-    /// Where it lies.
-    pub destination: Destination,
+    /// What is restored, and where it lies.
+    pub from: Origin,
     /// Where the binaries go; need not exist yet.
     pub binaries: BinaryStore,
     /// Where the documents go; none if the repository has no place for them.
@@ -88,7 +88,7 @@ impl RestoreOrder {
 /// What a restore would do, in numbers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RestorePlan {
-    /// The restore point or archive.
+    /// The restore point, archive or directory.
     pub from: String,
     /// Where the binaries go.
     pub binaries_to: PathBuf,
@@ -146,7 +146,7 @@ pub async fn restore(run: &RunContext, order: &RestoreOrder) -> anyhow::Result<E
         counts.skipped = plan.keep;
     });
     let from = contents.name();
-    let staging = Staging::open(&order.binaries, &from, run.id)?;
+    let staging = Staging::open(&order.binaries, &contents.staged_as(), run.id)?;
     name_earlier_quarantines(run, &staging)?;
     let prepared = async {
         let (listed, comparison) = bring(run, order, &contents, listed, comparison, &staging).await?;
@@ -198,12 +198,15 @@ fn give_up(run: &RunContext, staging: &Staging, error: anyhow::Error) -> anyhow:
 
 async fn prepare(run: &RunContext, order: &RestoreOrder) -> anyhow::Result<Prepared> {
     run.report.phase("reading what the backup holds", "binaries", None);
-    let contents = Contents::open(run, &order.destination, &order.from).await?;
+    let contents = order.from.open(run, &order.only).await?;
+    let listed = order.from.list(run, &contents).await?;
     run.report.count(|counts| counts.size = contents.size());
-    let listed = contents.list(run, &order.destination).await?;
     let listed = only(run, order, listed).await?;
     run.report.phase("comparing with what is there", "binaries", None);
-    let (listed, comparison) = compare::compare(run, order, &contents, listed).await?;
+    let (listed, mut comparison) = compare::compare(run, order, &contents, listed).await?;
+    if let Contents::Directory(directory) = &contents {
+        comparison = directory.keep_needed(run, order, comparison).await?;
+    }
     let plan = RestorePlan {
         from: contents.name(),
         binaries_to: order.binaries.root().to_owned(),
@@ -267,12 +270,7 @@ async fn bring(
         );
     }
     run.report.phase(format!("fetching {}", contents.name()), "bytes", Some(comparison.fetch_bytes));
-    let comparison = match contents {
-        Contents::Point(point) => fetch::bring_point(run, &order.destination, point, comparison, staging).await?,
-        Contents::Archive(manifest) => {
-            archive::bring_archive(run, &order.destination, manifest, comparison, staging).await?
-        }
-    };
+    let comparison = order.from.bring(run, contents, comparison, staging).await?;
     let counts = run.report.counts();
     if counts.failed > 0 {
         bail!(

@@ -95,7 +95,8 @@ async fn verify_contents(
         Contents::Archive(archive) if depth == Depth::Quick => {
             run.report.count(|counts| counts.examined += archive.binaries);
         }
-        Contents::Archive(_) => {}
+        // Whoever has nothing but a directory has restored it, or looked with `--dry-run`.
+        Contents::Archive(_) | Contents::Directory(_) => {}
     }
     Ok(())
 }

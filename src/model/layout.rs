@@ -88,6 +88,12 @@ impl Layout {
         Self { algorithms: vec![Algorithm::Sha256], levels: 2, owner: Owner::GitLfs, ..Self::modeshape() }
     }
 
+    /// The two forms of a binary in a ModeShape backup directory: `binaries/aa/bb/cc/<sha1>.bin`, and the same as gzip.
+    pub fn modeshape_backup() -> (Self, Self) {
+        let with = |suffix: &str| Self { suffix: suffix.to_owned(), owner: Owner::Custom, ..Self::modeshape() };
+        (with(".bin"), with(".bin.gz"))
+    }
+
     /// A layout of the site's own.
     pub fn custom(algorithm: Algorithm, levels: usize, width: usize, suffix: &str) -> Result<Self, InvalidLayout> {
         if levels > 4 || !(1..=4).contains(&width) {

@@ -128,8 +128,21 @@ impl Access {
         })))
     }
 
+    /// Whose address and password these are, for one call; slowed down like a login, and no session begins.
+    pub async fn prove(&self, email: &str, password: &str, from: Peer) -> Result<Administrator, LoginRefusal> {
+        self.admit(email, password, from).await.map(|account| Administrator { email: account.email })
+    }
+
     /// Logs an administrator in.
     pub async fn login(&self, email: &str, password: &str, from: Peer) -> Result<Login, LoginRefusal> {
+        let account = self.admit(email, password, from).await?;
+        let login = self.begin(account).await.map_err(LoginRefusal::Internal)?;
+        say(Level::Info, format_args!("{} logged in from {from}", login.email));
+        Ok(login)
+    }
+
+    /// The account with that address and password; those who guess are slowed down.
+    async fn admit(&self, email: &str, password: &str, from: Peer) -> Result<Account, LoginRefusal> {
         let attempt = self.throttle().begin(from, email, Instant::now()).map_err(LoginRefusal::Slowed)?;
         let checked = self.look_up(email, password).await;
         if checked.is_err() {
@@ -141,9 +154,7 @@ impl Access {
             return Err(LoginRefusal::Wrong);
         };
         self.throttle().forgive(&attempt);
-        let login = self.begin(account).await.map_err(LoginRefusal::Internal)?;
-        say(Level::Info, format_args!("{} logged in from {from}", login.email));
-        Ok(login)
+        Ok(account)
     }
 
     /// The account with that address and password, if there is one.

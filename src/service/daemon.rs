@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::dispatcher::{COMMANDS, Command, Dispatcher, Manager};
 use super::live::{Board, Live};
-use super::request::{JobOptions, Refusal, RestoreRequest, VerifyRequest};
+use super::request::{ExportRequest, JobOptions, Refusal, RestoreRequest, VerifyRequest};
 use super::runner::Runner;
 use super::site::{JobSpec, Points, Site, Work};
 use super::status::{JobStatus, Status, WatchStatus};
@@ -143,6 +143,19 @@ impl Daemon {
     /// Starts a verification.
     pub async fn verify(&self, request: VerifyRequest, by: Option<&str>) -> Result<Run, Refusal> {
         self.ask(Work::Verify(request), by).await
+    }
+
+    /// Starts an export.
+    pub async fn export(&self, request: ExportRequest, by: Option<&str>) -> Result<Run, Refusal> {
+        self.ask(Work::Export(request), by).await
+    }
+
+    /// Waits until a run has ended, and gives it as it is then.
+    pub async fn to_its_end(&self, id: RunId) -> anyhow::Result<Run> {
+        if let Some(live) = self.0.board.get(id) {
+            return Ok(live.to_its_end().await);
+        }
+        self.run(id).await?.with_context(|| format!("find run {id}"))
     }
 
     async fn ask(&self, work: Work, by: Option<&str>) -> Result<Run, Refusal> {

@@ -21,12 +21,13 @@ use super::runner::{Activation, Added, Runner};
 use super::site::{JobSpec, Scope, Site, Work};
 use super::timetable;
 use super::words;
+use crate::jobs::export::EXPORT;
 use crate::model::run::{Failure, Kind, Outcome, Run, RunId, Trigger};
 use crate::model::slots::Advance;
 
 /// How many commands wait; whoever sends one more waits with it.
 pub(super) const COMMANDS: usize = 64;
-/// How many restores and verifications may be on the docket at once; jobs are bounded by their number.
+/// How many restores, verifications and exports may be on the docket at once; jobs are bounded by their number.
 const ASKED_FOR: usize = 16;
 /// How long until what failed is tried again: at first, and at most.
 const RETRY: (Duration, Duration) = (Duration::from_mins(1), Duration::from_hours(1));
@@ -47,7 +48,7 @@ pub(super) enum Command {
         advance: Advance,
         reply: oneshot::Sender<Result<Option<Run>, Refusal>>,
     },
-    /// Puts a restore or a verification on the docket.
+    /// Puts a restore, a verification or an export on the docket.
     Ask { work: Work, by: Option<String>, reply: Reply },
     /// Records a restore that was asked for and cannot be done.
     Fail { error: String, url: Option<String>, by: Option<String>, reply: Reply },
@@ -336,11 +337,17 @@ impl Dispatcher {
                 self.site.check(request)?;
                 ("verify", Kind::Verify, Needs::default())
             }
+            Work::Export(request) => {
+                let repository = Some((request.repository.clone(), super::docket::Access::Reads));
+                // One at a time: two might be into one directory.
+                (EXPORT, Kind::Backup, Needs { job: Some(EXPORT.to_owned()), repository, ..Needs::default() })
+            }
             Work::Job { name, .. } => return Err(Refusal::Invalid(format!("{name} is a job"))),
         };
-        if self.docket.all().filter(|entry| entry.needs.job.is_none()).count() >= ASKED_FOR {
+        let asked_for = |entry: &&Entry<Ticket>| !matches!(entry.payload.work, Work::Job { .. });
+        if self.docket.all().filter(asked_for).count() >= ASKED_FOR {
             return Err(Refusal::Conflict(format!(
-                "{ASKED_FOR} restores and verifications wait already: ask again when some have ended"
+                "{ASKED_FOR} restores, verifications and exports wait already: ask again when some have ended"
             )));
         }
         let url = self.site.url(&work);
@@ -464,7 +471,7 @@ impl Dispatcher {
             _ => Level::Info,
         };
         say(level, words::ended(&run));
-        let is_job = matches!(run.kind, Kind::Copy | Kind::Backup);
+        let is_job = matches!(run.kind, Kind::Copy | Kind::Backup) && run.job != EXPORT;
         let failed = run.outcome == Some(Outcome::Failed) && live.is_expected();
         if is_job && (cut || failed) {
             let job = run.job.clone();

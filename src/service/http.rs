@@ -11,6 +11,7 @@ mod calls;
 mod connections;
 mod discreet;
 mod exchange;
+mod fcr;
 mod hosts;
 mod limits;
 mod listener;

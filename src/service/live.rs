@@ -29,6 +29,8 @@ pub struct Live {
     dismissed: AtomicBool,
     expected: AtomicBool,
     ended: OnceLock<Run>,
+    /// Fires when it has.
+    end: CancellationToken,
 }
 
 impl Live {
@@ -43,6 +45,7 @@ impl Live {
             dismissed: AtomicBool::new(false),
             expected: AtomicBool::new(false),
             ended: OnceLock::new(),
+            end: CancellationToken::new(),
         }
     }
 
@@ -81,6 +84,13 @@ impl Live {
     /// It has ended like this, which may not be recorded yet.
     pub fn end(&self, run: Run) {
         self.ended.get_or_init(|| run);
+        self.end.cancel();
+    }
+
+    /// Waits until it has ended.
+    pub async fn to_its_end(&self) -> Run {
+        self.end.cancelled().await;
+        self.view()
     }
 
     /// Whether it has.

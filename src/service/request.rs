@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::jobs::catalogue::RestorableName;
-use crate::jobs::restore::Parts;
+use crate::jobs::restore::{Parts, RestoreFrom};
 use crate::model::digest::Digest;
 
 /// How a job is to be run this time.
@@ -22,8 +22,9 @@ pub struct JobOptions {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "an object")]
 pub struct RestoreRequest {
-    /// A restore point or an archive, as `holdfast points` lists it.
-    pub from: RestorableName,
+    /// A restore point or an archive, as `holdfast points` lists it, or a ModeShape backup directory by its absolute
+    /// path.
+    pub from: RestoreFrom,
     /// The repository it goes into, or with `to` the one whose layout is used; by default the one it is of.
     #[serde(default)]
     pub repository: Option<String>,
@@ -46,7 +47,7 @@ pub struct RestoreRequest {
 
 impl RestoreRequest {
     /// All of a backup, into the repository that it is of.
-    pub fn of(from: RestorableName) -> Self {
+    pub fn of(from: RestoreFrom) -> Self {
         Self {
             from,
             repository: None,
@@ -57,6 +58,17 @@ impl RestoreRequest {
             ignore_connections: false,
         }
     }
+}
+
+/// What is to be exported, and where to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExportRequest {
+    /// The repository.
+    pub repository: String,
+    /// A directory that is there.
+    pub directory: PathBuf,
+    /// Whether it was made for this, so that it goes again when nothing comes of it.
+    pub made: bool,
 }
 
 /// What is to be verified, and how thoroughly.

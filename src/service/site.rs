@@ -1,6 +1,7 @@
 //! What the daemon is told of the configuration, and what it has done by whoever knows it.
 
 use std::fmt::Debug;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
 use super::docket::{Access, Needs};
-use super::request::{JobOptions, Refusal, RestoreRequest, VerifyRequest};
+use super::request::{ExportRequest, JobOptions, Refusal, RestoreRequest, VerifyRequest};
 use crate::jobs::catalogue::Restorable;
 use crate::jobs::context::{Ended, RunContext};
 use crate::jobs::restore::RestorePlan;
@@ -42,6 +43,15 @@ pub struct OlderInterfaces {
     pub destination: String,
     /// What a restore replaces.
     pub repository: String,
+}
+
+/// What Fedora's own calls work with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FedoraCalls {
+    /// What is backed up, and what a restore replaces.
+    pub repository: String,
+    /// Directories are named below these; at least one.
+    pub roots: Vec<PathBuf>,
 }
 
 /// How much of its repository a job has to look at.
@@ -85,6 +95,8 @@ pub enum Work {
     Restore(RestoreRequest),
     /// A verification.
     Verify(VerifyRequest),
+    /// An export into a ModeShape backup directory.
+    Export(ExportRequest),
 }
 
 /// What one configuration means; a new one takes its place when it is read again, and runs under way keep theirs.
@@ -131,6 +143,11 @@ pub trait Site: Debug + Send + Sync {
     /// What the older interfaces work with, or why they cannot.
     fn older_interfaces(&self) -> Result<OlderInterfaces, Refusal> {
         Err(Refusal::Invalid("there is no backup to be started: add [backup.NAME] to the configuration".to_owned()))
+    }
+
+    /// What Fedora's own calls work with, or why they cannot.
+    fn fedora(&self) -> Result<FedoraCalls, Refusal> {
+        Err(Refusal::Invalid("fcr:backup and fcr:restore need `fedora_roots` in [older_interfaces]".to_owned()))
     }
 
     /// Those who may log in, as they are on record at this moment; reads a file.

@@ -34,9 +34,9 @@ const HOMES: &[(&str, &[&str])] = &[
     ("tokio_cron_scheduler", &["service/scheduler"]),
     ("clap", &["cli"]),
     ("indicatif", &["cli"]),
-    ("base64_simd", &["model/bson", "repository/documents/database"]),
-    // Documents are gzip files, lists and archives are ours: two formats, two homes.
-    ("flate2", &["jobs/list", "jobs/zip", "repository/documents"]),
+    ("base64_simd", &["model/bson", "repository/documents/database", "service/http/fcr/basic"]),
+    // Documents and ModeShape's backups are gzip files, lists and archives are ours: two formats, two homes.
+    ("flate2", &["jobs/list", "jobs/zip", "repository/documents", "repository/backup_directory"]),
 ];
 
 /// A layer may use itself and the layers before it, never the ones after.

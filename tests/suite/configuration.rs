@@ -49,7 +49,10 @@ fn the_example_parses_with_and_without_its_commented_settings_which_show_the_def
     assert_eq!(plain.service, service);
     assert_eq!(plain.copies, full.copies);
     assert_eq!(plain.backups, full.backups);
-    assert_eq!(plain.older_interfaces, full.older_interfaces);
+    let mut older = full.older_interfaces.clone();
+    // And this one.
+    assert_eq!(std::mem::take(&mut older.fedora_roots), [Path::new("/srv/backups")]);
+    assert_eq!(plain.older_interfaces, older);
     assert_eq!(plain.repositories["main"].layout, full.repositories["main"].layout);
     assert_eq!(plain.repositories["main"].documents, None);
     assert!(full.repositories["main"].documents.is_some());

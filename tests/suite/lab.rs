@@ -12,7 +12,7 @@ use holdfast::jobs::backup::{BackupOrder, backup};
 use holdfast::jobs::catalogue::{self, Restorable};
 use holdfast::jobs::context::{Clock, Destination, Ended, Report, RunContext};
 use holdfast::jobs::copy::{CopyOrder, copy};
-use holdfast::jobs::restore::{Parts, RestoreOrder, RestorePlan, plan, restore};
+use holdfast::jobs::restore::{Origin, Parts, RestoreFrom, RestoreOrder, RestorePlan, plan, restore};
 use holdfast::jobs::source::RepositorySource;
 use holdfast::jobs::verify::{Depth, VerifyOrder, verify};
 use holdfast::ledger::{Ledger, StateLock};
@@ -222,7 +222,7 @@ impl Lab {
         }
     }
 
-    async fn run(
+    pub(crate) async fn run(
         &self,
         job: &str,
         kind: Kind,
@@ -338,8 +338,10 @@ impl Lab {
 
     fn restore_order(&self, from: &str, destination: Destination) -> RestoreOrder {
         RestoreOrder {
-            from: from.parse().unwrap(),
-            destination,
+            from: match from.parse().unwrap() {
+                RestoreFrom::Backup(name) => Origin::Backup(name, destination),
+                RestoreFrom::Directory(path) => Origin::Directory(path),
+            },
             binaries: self.binaries(),
             documents: self.source().documents,
             only: Vec::new(),

@@ -21,6 +21,8 @@ mod directory_store;
 mod document_tables;
 mod documents;
 mod faulty;
+mod fcr;
+mod fcr_calls;
 mod http;
 mod http_limits;
 mod http_listeners;

@@ -19,7 +19,7 @@ use holdfast::service::daemon::Daemon;
 use holdfast::service::http::{Certificate, Http, HttpSettings, Limits};
 use holdfast::service::reload::{Reload, Reloads};
 use holdfast::service::request::{JobOptions, Refusal, RestoreRequest, VerifyRequest};
-use holdfast::service::site::{JobSpec, OlderInterfaces, Points, Site, Work};
+use holdfast::service::site::{FedoraCalls, JobSpec, OlderInterfaces, Points, Site, Work};
 use holdfast::store::{ErrorKind, StoreError};
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -49,6 +49,8 @@ pub(crate) struct FakeSite {
     pub(crate) accounts: Mutex<Result<Arc<Accounts>, String>>,
     /// How long a login lasts.
     pub(crate) session: Mutex<Duration>,
+    /// Below which Fedora's calls may name directories.
+    pub(crate) fedora_roots: Mutex<Vec<PathBuf>>,
     /// Why runs fail that would have ended.
     pub(crate) failure: Mutex<Option<ErrorKind>>,
 }
@@ -73,6 +75,7 @@ impl Default for FakeSite {
             at_once: 4,
             accounts: Mutex::new(Ok(Arc::default())),
             session: Mutex::new(Duration::from_hours(1)),
+            fedora_roots: Mutex::default(),
             failure: Mutex::new(None),
         }
     }
@@ -146,6 +149,11 @@ impl Site for FakeSite {
         Ok(OlderInterfaces { backup, destination, repository })
     }
 
+    fn fedora(&self) -> Result<FedoraCalls, Refusal> {
+        let roots = self.fedora_roots.lock().unwrap().clone();
+        Ok(FedoraCalls { repository: "main".to_owned(), roots })
+    }
+
     fn accounts(&self) -> anyhow::Result<Arc<Accounts>> {
         self.accounts.lock().unwrap().clone().map_err(anyhow::Error::msg)
     }
@@ -160,6 +168,7 @@ impl Site for FakeSite {
             Work::Job { name, .. } => name.clone(),
             Work::Restore(request) => format!("restore {}", request.from),
             Work::Verify(_) => "verify".to_owned(),
+            Work::Export(request) => format!("export {}", request.repository),
         };
         self.performed.lock().unwrap().push(name);
         run.report.phase("working", "binaries", Some(10));
@@ -172,6 +181,9 @@ impl Site for FakeSite {
         run.go_on()?;
         if let Some(kind) = *self.failure.lock().unwrap() {
             return Err(StoreError::new(kind, "put `archives/x`", "Access Denied (AccessDenied)").into());
+        }
+        if let Work::Export(request) = work {
+            return Ok(Ended { result: Some(request.directory.display().to_string()), ..Ended::default() });
         }
         let (name, url) = match work {
             Work::Job { name, .. } if name == "backup.full" => {

@@ -1,4 +1,4 @@
-//! What a restore point or an archive holds.
+//! What a restore point, an archive or a backup directory holds.
 
 use std::collections::BTreeSet;
 
@@ -9,6 +9,7 @@ use crate::jobs::catalogue::{self, RestorableName};
 use crate::jobs::context::{Destination, RunContext};
 use crate::jobs::download::{BlockingDownload, fetch_range, store_error};
 use crate::jobs::list::{Removals, read_lists};
+use crate::jobs::restore::directory::DirectoryContents;
 use crate::jobs::zip::{DirectoryEntry, DirectoryLocation, DirectoryReader, locate};
 use crate::ledger::{Listed, Scratch};
 use crate::model::archive::{ArchiveManifest, EntryName, Volume, is_record_name};
@@ -23,6 +24,8 @@ pub enum Contents {
     Point(PointManifest),
     /// An archive.
     Archive(ArchiveManifest),
+    /// A ModeShape backup directory, which has no manifest.
+    Directory(DirectoryContents),
 }
 
 impl Contents {
@@ -66,6 +69,15 @@ impl Contents {
         match self {
             Self::Point(point) => point.name.to_string(),
             Self::Archive(archive) => format!("{}.zip", archive.name),
+            Self::Directory(directory) => directory.path().display().to_string(),
+        }
+    }
+
+    /// What the directory is called that it is staged in.
+    pub(super) fn staged_as(&self) -> String {
+        match self {
+            Self::Directory(directory) => directory.staged_as(),
+            Self::Point(_) | Self::Archive(_) => self.name(),
         }
     }
 
@@ -74,6 +86,8 @@ impl Contents {
         match self {
             Self::Point(point) => point.created,
             Self::Archive(archive) => archive.created,
+            // Its files may be copies that are younger than what they hold.
+            Self::Directory(_) => Timestamp::UNIX_EPOCH,
         }
     }
 
@@ -82,6 +96,7 @@ impl Contents {
         match self {
             Self::Point(point) => point.bytes,
             Self::Archive(archive) => archive.volumes.iter().map(|volume| volume.bytes).fold(0, u64::saturating_add),
+            Self::Directory(directory) => directory.bytes(),
         }
     }
 
@@ -90,6 +105,7 @@ impl Contents {
         match self {
             Self::Point(point) => &point.documents,
             Self::Archive(archive) => &archive.documents,
+            Self::Directory(directory) => directory.documents(),
         }
     }
 
@@ -98,6 +114,7 @@ impl Contents {
         match self {
             Self::Point(point) => &point.records,
             Self::Archive(archive) => &archive.records,
+            Self::Directory(_) => &[],
         }
     }
 
@@ -116,6 +133,7 @@ impl Contents {
                 }
                 (archive.binaries, archive.bytes)
             }
+            Self::Directory(directory) => return directory.list(run).await,
         };
         let name = self.name();
         run.blocking(move |_| {

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
 
+use super::directory::is_staged_directory;
 use super::owner::{Owned, inherit};
 use crate::jobs::catalogue::RestorableName;
 use crate::ledger::Scratch;
@@ -49,8 +50,8 @@ impl Staging {
             // A store beside this one may be called the same with something after it.
             let stale = other
                 .file_name()
-                .and_then(|name| name.to_str()?.strip_prefix(&prefix)?.parse::<RestorableName>().ok())
-                .is_some();
+                .and_then(|name| name.to_str()?.strip_prefix(&prefix))
+                .is_some_and(|from| from.parse::<RestorableName>().is_ok() || is_staged_directory(from));
             if stale && other != path {
                 fs::remove_dir_all(&other).with_context(|| format!("remove the stale `{}`", other.display()))?;
             }

@@ -54,6 +54,12 @@ impl Answer {
         Self::empty(status).with(CONTENT_TYPE, kind).bytes(Bytes::from_static(text.as_bytes()))
     }
 
+    /// The same, of words that are made for the occasion.
+    pub fn plain(status: StatusCode, text: impl Into<String>) -> Self {
+        let kind = HeaderValue::from_static("text/plain; charset=utf-8");
+        Self::empty(status).with(CONTENT_TYPE, kind).bytes(Bytes::from(text.into()))
+    }
+
     /// It should have worked: the journal gets the whole chain, whoever asked only that.
     pub fn internal(error: &anyhow::Error) -> Self {
         say(Level::Error, format_args!("answer a request: {error:#}"));

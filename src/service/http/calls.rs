@@ -10,6 +10,7 @@ use super::Context;
 use super::answer::Answer;
 use super::asked::Asked;
 use super::limits::RUNS;
+use crate::jobs::restore::RestoreFrom;
 use crate::model::run::{Outcome, Run, RunFilter, RunId};
 use crate::service::request::{JobOptions, RestoreRequest};
 
@@ -66,12 +67,23 @@ pub(super) async fn points(http: &Context) -> Answered {
 
 /// `POST /restore`.
 pub(super) async fn restore(http: &Context, asked: &Asked, by: Option<&str>) -> Answered {
-    Ok(accepted(&http.daemon.restore(asked.json()?, by).await?))
+    Ok(accepted(&http.daemon.restore(restore_request(asked)?, by).await?))
+}
+
+/// Whoever is somewhere else reads no directories of this machine but those that `fcr:restore` may name.
+fn restore_request(asked: &Asked) -> Result<RestoreRequest, Answer> {
+    let request: RestoreRequest = asked.json()?;
+    if matches!(request.from, RestoreFrom::Directory(_)) && !asked.caller.is_local() {
+        let text =
+            "`from` is a restore point or an archive: a directory is restored by `holdfast restore` or fcr:restore";
+        return Err(Answer::reason(StatusCode::BAD_REQUEST, text));
+    }
+    Ok(request)
 }
 
 /// `POST /restore/plan`.
 pub(super) async fn plan(http: &Context, asked: &Asked) -> Answered {
-    let (daemon, request) = (http.daemon.clone(), asked.json::<RestoreRequest>()?);
+    let (daemon, request) = (http.daemon.clone(), restore_request(asked)?);
     let plan = http.among_runs(async move { daemon.plan(&request).await }).await??;
     Ok(Answer::json(StatusCode::OK, &plan))
 }

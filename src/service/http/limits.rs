@@ -58,6 +58,8 @@ pub(super) enum Pace {
     Slow,
     /// It reads a whole repository, for as long as that takes.
     Long,
+    /// It waits for a run to end, however long that takes.
+    Run,
 }
 
 /// How many calls there are at once, by their pace. Each may hold a thread, of which the runs need some as well, and a
@@ -68,6 +70,7 @@ pub(super) struct Places {
     login: Queue,
     slow: Queue,
     long: Queue,
+    run: Queue,
 }
 
 /// Places, and those who wait for one. All of them together are fewer than there are connections, so that among these
@@ -100,6 +103,7 @@ impl Default for Places {
             login: Queue::new(4, 16, Duration::from_secs(5)),
             slow: Queue::new(4, 16, Duration::from_secs(5)),
             long: Queue::new(2, 0, Duration::ZERO),
+            run: Queue::new(4, 0, Duration::ZERO),
         }
     }
 }
@@ -112,6 +116,7 @@ impl Places {
             Pace::Login => &self.login,
             Pace::Slow => &self.slow,
             Pace::Long => &self.long,
+            Pace::Run => &self.run,
         };
         queue.take().await.ok_or_else(|| Answer::later("too much is asked for at once: ask again in a moment"))
     }
@@ -124,7 +129,7 @@ mod tests {
     #[test]
     fn whoever_is_answered_or_waits_for_it_leaves_room_for_idle_connections() {
         let places = Places::default();
-        let all = [&places.quick, &places.login, &places.slow, &places.long];
+        let all = [&places.quick, &places.login, &places.slow, &places.long, &places.run];
         let busy: usize =
             all.map(|queue| queue.places.available_permits() + queue.waiting.available_permits()).iter().sum();
         assert!(busy < CONNECTIONS / 2, "{busy}");

@@ -6,7 +6,7 @@ use hyper::header::{ALLOW, HOST, HeaderValue};
 use super::answer::Answer;
 use super::asked::{Asked, Peer};
 use super::limits::{ANSWER_WITHIN, Pace, Places};
-use super::{Context, calls, hosts, synapse};
+use super::{Context, calls, fcr, hosts, synapse};
 
 /// A call: how it is asked for, who may, and what answers it.
 #[derive(Debug)]
@@ -67,7 +67,11 @@ pub(super) const ROUTES: &[Route] = &[
 
 /// Every call there is, as method and path.
 pub fn routes() -> impl Iterator<Item = (&'static str, &'static str)> {
-    ROUTES.iter().map(|route| (route.method, route.path)).chain(synapse::ROUTES.iter().copied())
+    ROUTES
+        .iter()
+        .map(|route| (route.method, route.path))
+        .chain(synapse::ROUTES.iter().copied())
+        .chain(fcr::ROUTES.iter().copied())
 }
 
 /// The answer to whatever is asked.
@@ -76,6 +80,9 @@ pub(super) async fn answer(http: &Context, asked: &Asked) -> Answer {
     if let Some(call) = synapse::call(&segments) {
         let answered = in_time(http.places(asked), call.pace(), synapse::answer(http, asked, call)).await;
         return answered.unwrap_or_else(|refusal| refusal);
+    }
+    if let Some(call) = fcr::call(&segments) {
+        return fcr::answer(http, asked, call).await;
     }
     let of_path = |path: &&Route| matches(path.path, &segments);
     let Some(route) = ROUTES.iter().filter(of_path).find(|route| route.method == asked.method.as_str()) else {
@@ -90,9 +97,9 @@ pub(super) async fn answer(http: &Context, asked: &Asked) -> Answer {
 }
 
 /// Waits for a place for a call, makes it, and gives it up after a time.
-async fn in_time<T>(places: &Places, pace: Pace, call: impl Future<Output = T>) -> Result<T, Answer> {
+pub(super) async fn in_time<T>(places: &Places, pace: Pace, call: impl Future<Output = T>) -> Result<T, Answer> {
     let _place = places.take(pace).await?;
-    if pace == Pace::Long {
+    if matches!(pace, Pace::Long | Pace::Run) {
         return Ok(call.await);
     }
     let answered = tokio::time::timeout(ANSWER_WITHIN, call).await;

@@ -259,7 +259,7 @@ async fn start_restore(http: &Context, url: &str, by: Option<&str>) -> Answered 
     let destination = site.destination_of(url).unwrap_or(older.destination);
     let run = if let Ok(from) = name.parse::<RestorableName>() {
         let (repository, destination) = (Some(older.repository), Some(destination));
-        let request = RestoreRequest { repository, destination, ..RestoreRequest::of(from) };
+        let request = RestoreRequest { repository, destination, ..RestoreRequest::of(from.into()) };
         http.daemon.restore(request, by).await?
     } else {
         // It was accepted, and failed when it was looked for.
