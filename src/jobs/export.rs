@@ -54,12 +54,12 @@ async fn make(run: &RunContext, order: &ExportOrder) -> anyhow::Result<Ended> {
         );
     };
     // Whatever the documents name now is on disk already, so the binaries are looked at after them.
-    let documents = open_documents(run, &documents).await?;
+    let mut documents = open_documents(run, &documents).await?;
     let order = order.clone();
     run.blocking(move |run| {
         let backup = NewBackup::begin(&order.directory)?;
         let directory = backup.target().display().to_string();
-        let written = write(run, &order, &documents, &backup);
+        let written = write(run, &order, &mut documents, &backup);
         let ended = written.and_then(|()| run.go_on()).and_then(|()| refuse_partial(run, &backup));
         if let Err(error) = ended {
             let error = explain_full(error, &directory);
@@ -75,7 +75,12 @@ async fn make(run: &RunContext, order: &ExportOrder) -> anyhow::Result<Ended> {
     .await
 }
 
-fn write(run: &RunContext, order: &ExportOrder, documents: &OpenDocuments, backup: &NewBackup) -> anyhow::Result<()> {
+fn write(
+    run: &RunContext,
+    order: &ExportOrder,
+    documents: &mut OpenDocuments,
+    backup: &NewBackup,
+) -> anyhow::Result<()> {
     run.report.phase("reading documents", "documents", None);
     let needed: Needed = read_documents(run, documents, &mut |packed| {
         run.report.advance(packed.documents);
