@@ -65,7 +65,7 @@ pub async fn copy(run: &RunContext, order: &CopyOrder) -> anyhow::Result<Ended> 
         source::read_head(run, source, &order.destination, &name, &series, Reread::IfIncomplete).await?;
     let beside = bring_binaries(run, order, &series).await?;
     let head = source::read_records(run, source, &order.destination, &name, &series, head, &beside.records).await?;
-    prove(run, order, &series, needed).await?;
+    prove(run, order, &series, &head, needed).await?;
     run.go_on()?;
     let complete = !run.report.is_partial();
     finish(run, order, series, name, head, complete).await

@@ -69,6 +69,24 @@ async fn a_point_whose_documents_need_what_is_not_there_is_not_complete_until_it
 }
 
 #[tokio::test]
+async fn a_binary_that_goes_while_unchanged_documents_need_it_is_missed() {
+    let (mut lab, _) = lab();
+    let there = lab.add_many(10, "there");
+    refer_to(&mut lab, &there[..2]);
+    let run = lab.copy().await;
+    assert_eq!(numbers(&run), (SUCCEEDED, 2, 0, 8), "{run:?}");
+    // One that nothing refers to may go.
+    std::fs::remove_file(lab.binaries().path(&there[9])).unwrap();
+    let run = lab.copy().await;
+    assert_eq!((numbers(&run), run.counts.documents), ((SUCCEEDED, 2, 0, 7), 0), "{run:?}");
+    std::fs::remove_file(lab.binaries().path(&there[0])).unwrap();
+    let run = lab.copy().await;
+    assert_eq!((numbers(&run), run.counts.documents), ((PARTIAL, 2, 1, 7), 0), "{run:?}");
+    assert_eq!(run.problems[0].subject, there[0].to_string());
+    assert!(!lab.point_manifest(run.result.as_ref().unwrap()).await.complete);
+}
+
+#[tokio::test]
 async fn a_binary_that_comes_after_the_walk_has_passed_is_found_because_documents_need_it() {
     let (mut lab, broken) = lab();
     lab.layout = Layout::jackrabbit();

@@ -116,7 +116,7 @@ async fn follow(run: &RunContext, order: &CopyOrder, following: &Following, seri
     let last = produced?;
     let (head, needed) = head?;
     leave_the_rest(run, order, following, &series, &suspects, last).await?;
-    prove(run, order, &series, needed).await?;
+    prove(run, order, &series, &head, needed).await?;
     run.go_on()?;
     let complete = series.last.as_ref().is_some_and(|last| last.complete) && !run.report.is_partial();
     finish(run, order, series, name, head, complete).await

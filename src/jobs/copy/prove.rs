@@ -1,5 +1,8 @@
 //! Before the restore point is written: whether it will have all that its documents need.
 
+use std::ops::ControlFlow;
+
+use anyhow::Context as _;
 use tokio::sync::mpsc;
 
 use super::dispatch::{Candidate, Dispatch, record};
@@ -7,23 +10,35 @@ use super::{CANDIDATES_AHEAD, CHANGES_AHEAD, CopyOrder};
 use crate::jobs::closure::{Closure, Needed};
 use crate::jobs::context::{Cancelled, RunContext};
 use crate::jobs::cursor::Cursor;
+use crate::jobs::download::fetch_small;
+use crate::jobs::restore::DOCUMENTS_LIMIT;
 use crate::jobs::send::{Patience, Sender};
 use crate::jobs::sidecars::Suspects;
+use crate::jobs::source::Head;
 use crate::ledger::{Listed, Scratch, Series, SeriesId};
 use crate::model::digest::Digest;
+use crate::model::references::references;
+use crate::repository::documents::each_line;
 
 /// Looks for every binary that the documents need among those of the point to be. What is missing is looked for in the
 /// store once more, as it may have come after the walk had passed, and named if it is not there.
 ///
-/// Documents that were not read again were proved when they were.
+/// Documents that were not read again were proved when they were: they are looked into once more if a binary of the
+/// last point is gone.
 pub(super) async fn prove(
     run: &RunContext,
     order: &CopyOrder,
     series: &Series,
+    head: &Head,
     needed: Option<Needed>,
 ) -> anyhow::Result<()> {
-    let Some(needed) = needed else { return Ok(()) };
     run.report.say("looking for what the documents need");
+    let id = series.id;
+    let needed = match needed {
+        Some(needed) => needed,
+        None if run.blocking(move |run| run.ledger.count_changes(id)).await?.removed == 0 => return Ok(()),
+        None => read_needed(run, order, head).await?,
+    };
     let (needed, mut closure, absent) = compare(run, series.id, needed).await?;
     if closure.missing > 0 {
         send_again(run, order, series, absent).await?;
@@ -38,6 +53,30 @@ pub(super) async fn prove(
         counts.failed += closure.missing;
     });
     Ok(())
+}
+
+/// What the documents need that the point to be has in common with the last one, by what lies at the destination.
+async fn read_needed(run: &RunContext, order: &CopyOrder, head: &Head) -> anyhow::Result<Needed> {
+    let mut needed = Needed::new(run)?;
+    for file in &head.documents.files {
+        let key = file.key.as_ref().with_context(|| format!("find `{}` at the destination", file.name))?;
+        let content = fetch_small(&order.destination, key, DOCUMENTS_LIMIT).await?;
+        needed = run
+            .blocking(move |run| {
+                let flow = each_line(&content, &mut |line| {
+                    run.go_on()?;
+                    let mut digests = Vec::new();
+                    references(line, |digest| digests.push(digest));
+                    needed.add(&digests)?;
+                    Ok(ControlFlow::Continue(()))
+                })?;
+                debug_assert!(flow.is_continue(), "nothing breaks it off");
+                Ok(needed)
+            })
+            .await
+            .with_context(|| format!("read `{key}`"))?;
+    }
+    Ok(needed)
 }
 
 async fn compare(run: &RunContext, series: SeriesId, mut needed: Needed) -> anyhow::Result<(Needed, Closure, Scratch)> {
