@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::model::address::Address;
-use crate::model::database::{DatabaseUrl, TableName};
+use crate::model::database::DocumentTable;
 use crate::model::layout::Layout;
 use crate::model::slots::Timing;
 
@@ -151,17 +151,6 @@ pub enum DocumentSource {
     Directory(PathBuf),
     /// A table of a database.
     Table(DocumentTable),
-}
-
-/// `postgres` in `[repository.NAME.documents]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DocumentTable {
-    /// The database.
-    pub url: DatabaseUrl,
-    /// The table.
-    pub table: TableName,
-    /// A file that holds the password; none to take it from the environment.
-    pub password_file: Option<PathBuf>,
 }
 
 /// `[destination.NAME]`.

@@ -26,7 +26,7 @@ use crate::ledger::Ledger;
 use crate::model::account::Accounts;
 use crate::model::run::Kind;
 use crate::repository::binaries::BinaryStore;
-use crate::repository::documents::{DocumentDirectory, DocumentSource, DocumentTable};
+use crate::repository::documents::{DocumentDirectory, DocumentSource};
 use crate::service::request::{JobOptions, Refusal, RestoreRequest, VerifyRequest};
 use crate::service::site::{FedoraCalls, JobSpec, OlderInterfaces, Points, Scope, Site, WatchedStore, Work};
 
@@ -457,10 +457,7 @@ pub(super) fn source(repository: &Repository) -> RepositorySource {
 pub(super) fn document_source(configured: &config::DocumentSource) -> DocumentSource {
     match configured {
         config::DocumentSource::Directory(path) => DocumentSource::Directory(DocumentDirectory::new(path)),
-        config::DocumentSource::Table(config::DocumentTable { url, table, password_file }) => {
-            let (url, table, password_file) = (url.clone(), table.clone(), password_file.clone());
-            DocumentSource::Table(DocumentTable { url, table, password_file })
-        }
+        config::DocumentSource::Table(table) => DocumentSource::Table(table.clone()),
     }
 }
 

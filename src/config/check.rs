@@ -15,11 +15,11 @@ use super::{
     BackupJob, Config, ConfigError, CopyJob, Credentials, DEFAULT_GRACE, DEFAULT_HISTORY, DEFAULT_JITTER,
     DEFAULT_LISTEN, DEFAULT_PARALLEL, DEFAULT_POINT_EVERY, DEFAULT_REGION, DEFAULT_RUNS_AT_ONCE, DEFAULT_SESSION,
     DEFAULT_SETTLE, DEFAULT_STATE_DIR, DEFAULT_TABLE, DEFAULT_USERS, DEFAULT_VOLUME, DEFAULT_WATCH, Destination,
-    DocumentSource, DocumentTable, OlderInterfaces, Place, Repository, S3Place, Service, Tls,
+    DocumentSource, OlderInterfaces, Place, Repository, S3Place, Service, Tls,
 };
 use crate::model::address::Address;
 use crate::model::cron::CronExpression;
-use crate::model::database::{DatabaseUrl, TableName};
+use crate::model::database::{DatabaseUrl, DocumentTable, TableName};
 use crate::model::layout::Layout;
 use crate::model::schedule::Schedule;
 use crate::model::slots::Timing;

@@ -1,9 +1,12 @@
 //! The proof that a backup has every binary that its documents need, without which it is not called complete.
 
+use std::io::ErrorKind;
+
 use crate::jobs::context::RunContext;
 use crate::jobs::cursor::Cursor;
 use crate::ledger::{Listed, Scratch};
 use crate::model::digest::Digest;
+use crate::repository::binaries::BinaryStore;
 
 /// How many are sorted before they are put on disk: in order, a row costs a part of what it costs anywhere.
 const SORTED_AT_ONCE: usize = 128 << 10;
@@ -76,4 +79,27 @@ pub struct Closure {
     pub missing: u64,
     /// Binaries of the backup that no document refers to.
     pub unreferenced: u64,
+}
+
+impl Closure {
+    /// Takes it into what the run counts.
+    pub fn count(&self, run: &RunContext) {
+        run.report.count(|counts| {
+            counts.references += self.references;
+            counts.unreferenced += self.unreferenced;
+            counts.missing += self.missing;
+            counts.failed += self.missing;
+        });
+    }
+}
+
+/// Names a binary that documents need and a backup does not have, with what the repository has of it now.
+pub fn name_missing(run: &RunContext, store: &BinaryStore, digest: &Digest) {
+    let now = match store.check(digest, &|| run.stop.is_cancelled()) {
+        Ok(true) => "it came too late for this backup: run it again".to_owned(),
+        Ok(false) => "its file is not what its name says".to_owned(),
+        Err(error) if error.kind() == ErrorKind::NotFound => "the repository does not have it".to_owned(),
+        Err(error) => format!("its file cannot be read: {error}"),
+    };
+    run.report.problem("missing", digest.to_string(), format!("documents refer to it, and {now}"));
 }

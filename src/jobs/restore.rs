@@ -139,7 +139,7 @@ pub async fn plan(run: &RunContext, order: &RestoreOrder) -> anyhow::Result<Rest
 pub async fn restore(run: &RunContext, order: &RestoreOrder) -> anyhow::Result<Ended> {
     let Prepared { plan, contents, listed, comparison } = prepare(run, order).await?;
     if !comparison.documents.is_empty() {
-        table::refuse_others(run, order).await?;
+        table::check_table(run, order).await?;
     }
     run.report.count(|counts| {
         counts.examined = plan.keep + plan.fetch;

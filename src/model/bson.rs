@@ -7,15 +7,20 @@
 //!
 //! [`from_json`] makes of a text what a restore by ModeShape makes of it: whole numbers are the smallest that hold them,
 //! and objects such as `{ "$uuid" : "…" }` become values of BSON. It keeps what ModeShape would not: nulls, `NaN` and the
-//! infinities, and the kind of a binary.
+//! infinities, and the kind of a binary. A datetime before 1582-10-15, by which ModeShape means another day than the
+//! calendar, stays a text.
 //!
 //! A text has the seconds of a datetime of BSON and not its milliseconds. Only `repository:info` has such values; the
 //! dates of nodes are texts.
 
 use std::borrow::Cow;
 
+use jiff::civil::DateTime;
+
 mod double;
 mod read;
+#[cfg(test)]
+mod vectors;
 mod write;
 
 pub use read::to_json;
@@ -54,6 +59,10 @@ mod kind {
     pub(super) const INT64: u8 = 0x12;
 }
 
+/// What datetimes are counted from.
+const EPOCH: DateTime = DateTime::constant(1970, 1, 1, 0, 0, 0, 0);
+/// The first datetime that Java's two calendars agree on, in milliseconds: 1582-10-15.
+const FIRST_DATETIME: i64 = -12_219_292_800_000;
 /// The kind of binary that is a UUID.
 const UUID_SUBTYPE: u8 = 3;
 /// The options of a regular expression, in the order in which they are written.

@@ -1,4 +1,4 @@
-//! Where a database is, as a URL says that holds no password, and the name of a table in it.
+//! A table of documents: where its database is, as a URL says that holds no password, and its name there.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -34,6 +34,18 @@ pub enum Host {
     Network(String),
     /// A socket on this machine: for PostgreSQL the directory it lies in.
     Socket(PathBuf),
+}
+
+/// A table of documents, as ModeShape keeps them: an id, and the BSON of the document, gzip-compressed or not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DocumentTable {
+    /// The database.
+    pub url: DatabaseUrl,
+    /// The table.
+    pub table: TableName,
+    /// A file that holds the password and nothing else; none to take it from where the client programs of the server
+    /// take it from.
+    pub password_file: Option<PathBuf>,
 }
 
 /// A database, and who we are in it.

@@ -35,7 +35,6 @@ mod sink;
 mod source;
 mod survey;
 
-pub use database::DocumentTable;
 pub use database::OtherConnection;
 pub use database::TableReport;
 pub use listing::Fingerprint;
@@ -51,7 +50,7 @@ pub use source::OpenDocuments;
 const NAMED_PROBLEMS: usize = 100;
 
 /// A directory of documents files.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DocumentDirectory {
     path: PathBuf,
 }

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 
 use holdfast::ledger::{FILE, StateLock};
@@ -18,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::conformance::{content, put};
 use super::faulty::{Faulty, Trouble};
 use super::lab::{Lab, as_nobody, sha1};
+use super::own_mounts::{in_own_mounts, mount_memory};
 use super::s3_memory::{Effect, Fault, Options, Server, When};
 use super::s3_store::connect;
 
@@ -786,38 +786,12 @@ async fn uploads_of_a_backup_under_way_are_left_alone() {
 
 // A full disk below the ledger.
 
-const ON_A_SMALL_DISK: &str = "HOLDFAST_TEST_ON_A_SMALL_DISK";
-
-#[test]
-fn a_full_disk_below_the_ledger_fails_the_run_and_costs_nothing_afterwards() {
-    let may_mount = Command::new("unshare").args(["-m", "--propagation", "private", "true"]).status();
-    if !may_mount.is_ok_and(|status| status.success()) {
-        eprintln!("skipped: this user may not mount a small file system");
-        return;
-    }
-    let test = "copy::on_a_small_disk";
-    let output = Command::new("unshare")
-        .args(["-m", "--propagation", "private"])
-        .arg(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", test, "--nocapture"])
-        .env(ON_A_SMALL_DISK, "1")
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && said.contains("1 passed"), "{said}");
-}
-
 #[tokio::test]
-#[ignore = "run by the test above, which lets it mount a file system of its own"]
-async fn on_a_small_disk() {
-    if std::env::var_os(ON_A_SMALL_DISK).is_none() {
+async fn a_full_disk_below_the_ledger_fails_the_run_and_costs_nothing_afterwards() {
+    if !in_own_mounts("copy::a_full_disk_below_the_ledger_fails_the_run_and_costs_nothing_afterwards") {
         return;
     }
-    let mount = |directory: &Path| {
-        let state = directory.join("state");
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=4m", "none"]).arg(state).status();
-        assert!(mounted.unwrap().success());
-    };
+    let mount = |directory: &Path| mount_memory("4m", &directory.join("state"));
     let store = Faulty::new();
     let mut lab = Lab::prepared(Arc::clone(&store) as Arc<dyn ObjectStore>, mount);
     lab.add_many(20, "before");

@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 use holdfast::model::bson::from_json;
-use holdfast::repository::documents::{DocumentReport, DocumentSource, DocumentTable, Earlier, PackedDocuments};
+use holdfast::model::database::DocumentTable;
+use holdfast::repository::documents::{DocumentReport, DocumentSource, Earlier, PackedDocuments};
 use serde_json::Value;
 
 pub(crate) const REFERENCE: &str = r#"{ "metadata" : { "id" : "6aa9bf7df2242ef867558584c02160023a96f2f9-ref" } , "content" : { "sha1" : "6aa9bf7df2242ef867558584c02160023a96f2f9" , "refCount" : 1 } }"#;

@@ -1,18 +1,17 @@
 //! ModeShape backup directories: made, and restored from.
 
 use std::fs;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use flate2::Compression;
-use flate2::write::GzEncoder;
 use holdfast::jobs::export::{ExportOrder, export};
-use holdfast::model::digest::{Algorithm, Digest};
+use holdfast::model::digest::Digest;
 use holdfast::model::layout::Layout;
 use holdfast::model::run::{Kind, Outcome, Run};
 
-use super::lab::Lab;
+use super::document_tables::gzip;
+use super::lab::{Lab, noise, sha1};
+use super::own_mounts::{in_own_mounts, mount_memory};
 
 /// A line that refers to a binary, as ModeShape has one for each.
 fn reference(digest: &Digest) -> String {
@@ -64,16 +63,6 @@ impl Original {
     fn name(&self) -> String {
         self.0.display().to_string()
     }
-}
-
-fn gzip(content: &[u8]) -> Vec<u8> {
-    let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
-    packed.write_all(content).unwrap();
-    packed.finish().unwrap()
-}
-
-fn sha1(content: &[u8]) -> Digest {
-    Digest::of(Algorithm::Sha1, content)
 }
 
 fn files(directory: &Path) -> Vec<(PathBuf, Vec<u8>)> {
@@ -308,4 +297,29 @@ async fn sidecars_and_damaged_lines_are_told_from_what_is_lost() {
     assert_eq!((run.counts.sidecars, run.counts.duplicate_documents, run.counts.unreferenced), (1, 1, 19));
     lab.with_documents = false;
     refused(&export_to(&lab, &lab.path("backup")).await, "[repository.main.documents]");
+}
+
+#[tokio::test]
+async fn an_export_that_fills_the_disk_leaves_the_older_one_and_nothing_of_its_own() {
+    if !in_own_mounts("fcr::an_export_that_fills_the_disk_leaves_the_older_one_and_nothing_of_its_own") {
+        return;
+    }
+    let (lab, _) = repository();
+    let disk = lab.path("disk");
+    mount_memory("4m", &disk);
+    let (old, new) = (disk.join("old"), disk.join("new"));
+    fs::create_dir(&old).unwrap();
+    fs::create_dir(&new).unwrap();
+    succeeded(&export_to(&lab, &old).await);
+    let before = files(&disk);
+    // Held in memory on its way, and copied: neither has room.
+    for large in [noise(1, 3 << 20), noise(2, 5 << 20)] {
+        let digest = lab.add(&large);
+        for directory in [&old, &new] {
+            refused(&export_to(&lab, directory).await, "its file system is full, and what was there is as it was");
+            assert!(files(&disk) == before, "{}", directory.display());
+        }
+        fs::remove_file(lab.binaries().path(&digest)).unwrap();
+    }
+    succeeded(&export_to(&lab, &new).await);
 }

@@ -33,6 +33,7 @@ mod misfortune;
 mod mysql;
 mod mysql_server;
 mod openapi;
+mod own_mounts;
 mod pending;
 mod postgres;
 mod postgres_server;

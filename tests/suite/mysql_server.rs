@@ -8,8 +8,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use holdfast::model::database::DocumentTable;
 use holdfast::model::database::{DatabaseUrl, Server, TableName};
-use holdfast::repository::documents::DocumentTable;
 use mysql_async::prelude::{FromRow, Queryable as _};
 use mysql_async::{Conn, OptsBuilder, Params};
 use tokio::runtime::Runtime;

@@ -6,8 +6,9 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use holdfast::model::database::DocumentTable;
 use holdfast::model::run::Outcome;
-use holdfast::repository::documents::{DocumentReport, DocumentSource, DocumentTable, Earlier, Stopped};
+use holdfast::repository::documents::{DocumentReport, DocumentSource, Earlier, Stopped};
 use serde_json::Value;
 
 use crate::document_tables::{

@@ -9,8 +9,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use holdfast::model::database::DocumentTable;
 use holdfast::model::database::{DatabaseUrl, Server, TableName};
-use holdfast::repository::documents::DocumentTable;
 use tokio::runtime::Runtime;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, NoTls, Row};

@@ -2,7 +2,6 @@
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -19,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::broken_store::{BrokenStore, Effect};
 use super::lab::{Lab, files_below, manifest_key, noise, sha1};
+use super::own_mounts::{in_own_mounts, mount, mount_memory};
 
 const SUCCEEDED: Option<Outcome> = Some(Outcome::Succeeded);
 const FAILED: Option<Outcome> = Some(Outcome::Failed);
@@ -813,43 +813,9 @@ async fn an_earlier_quarantine_and_the_staging_of_a_store_beside_this_one_are_le
     assert_ne!(Path::new(&run.quarantine.unwrap()), mine);
 }
 
-/// Whether this is the child of [`in_own_mounts`].
-const OWN_MOUNTS: &str = "HOLDFAST_TEST_OWN_MOUNTS";
-
-/// Runs a test of this file once more, as a child that may mount what it likes; true in the child.
-fn in_own_mounts(test: &str) -> bool {
-    if std::env::var_os(OWN_MOUNTS).is_some() {
-        return true;
-    }
-    let unshare = || {
-        let mut command = Command::new("unshare");
-        command.args(["--mount", "--propagation", "private"]);
-        command
-    };
-    if !unshare().arg("true").status().is_ok_and(|status| status.success()) {
-        eprintln!("skipped: mounting a file system of its own needs root and unshare");
-        return false;
-    }
-    let mut child = unshare();
-    child.arg(std::env::current_exe().unwrap()).args(["--exact", "--nocapture", &format!("restore::{test}")]);
-    let output = child.env(OWN_MOUNTS, "1").output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && text.contains("1 passed"), "{text}{}", String::from_utf8_lossy(&output.stderr));
-    false
-}
-
-fn mount(arguments: &[&str], at: &Path) {
-    assert!(Command::new("mount").args(arguments).arg(at).status().unwrap().success());
-}
-
-fn mount_memory(size: &str, at: &Path) {
-    std::fs::create_dir_all(at).unwrap();
-    mount(&["-t", "tmpfs", "-o", &format!("size={size}"), "none"], at);
-}
-
 #[tokio::test]
 async fn a_full_disk_is_called_so_and_nothing_of_ours_stays_on_it() {
-    if !in_own_mounts("a_full_disk_is_called_so_and_nothing_of_ours_stays_on_it") {
+    if !in_own_mounts("restore::a_full_disk_is_called_so_and_nothing_of_ours_stays_on_it") {
         return;
     }
     for (many, reason) in [(true, "full"), (false, "make room")] {
@@ -877,7 +843,7 @@ async fn a_full_disk_is_called_so_and_nothing_of_ours_stays_on_it() {
 
 #[tokio::test]
 async fn a_store_that_is_a_mount_point_has_everything_inside_and_nothing_left_there() {
-    if !in_own_mounts("a_store_that_is_a_mount_point_has_everything_inside_and_nothing_left_there") {
+    if !in_own_mounts("restore::a_store_that_is_a_mount_point_has_everything_inside_and_nothing_left_there") {
         return;
     }
     for bind in [false, true] {
@@ -909,7 +875,7 @@ async fn a_store_that_is_a_mount_point_has_everything_inside_and_nothing_left_th
 
 #[tokio::test]
 async fn documents_on_a_file_system_of_their_own_are_replaced_and_taken_back() {
-    if !in_own_mounts("documents_on_a_file_system_of_their_own_are_replaced_and_taken_back") {
+    if !in_own_mounts("restore::documents_on_a_file_system_of_their_own_are_replaced_and_taken_back") {
         return;
     }
     let mut kept = kept().await;

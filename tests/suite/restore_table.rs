@@ -176,6 +176,25 @@ fn a_database_that_is_away_is_found_out_before_anything_is_fetched() {
     assert!(lab.everything() == before);
 }
 
+#[test]
+fn a_user_who_may_not_write_is_found_out_before_anything_is_fetched() {
+    let Some(kept) = kept() else { return };
+    kept.spoil();
+    let reader = format!("reader_{}", kept.database.name);
+    kept.database.sql().run(&format!(
+        "CREATE ROLE {reader} LOGIN PASSWORD 'secret'; GRANT SELECT ON modeshape_repository TO {reader}"
+    ));
+    let before = kept.state();
+    let mut lab = kept.lab;
+    let url = kept.database.url().replace("fcrepo@", &format!("{reader}@"));
+    lab.documents = Some(DocumentSource::Table(kept.database.table_at(&url, "modeshape_repository")));
+    let run = kept.runtime.block_on(lab.restore(&kept.point));
+    assert_eq!((run.outcome, run.counts.copied), (FAILED, 0), "{run:?}");
+    assert!(run.error.as_ref().unwrap().contains("grant DELETE and INSERT"), "{run:?}");
+    assert!(lab.everything() == before.1);
+    assert!(kept.database.sql().contents().into_iter().collect::<Rows>() == before.0);
+}
+
 /// Documents that a backup was told of and that are no longer what they were: a guard against comparing too little.
 #[test]
 fn a_document_that_differs_in_one_byte_is_replaced() {

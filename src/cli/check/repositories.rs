@@ -11,10 +11,11 @@ use super::machine::may_write;
 use crate::cli::site::document_source;
 use crate::cli::text;
 use crate::config::Repository;
+use crate::model::database::DocumentTable;
 use crate::model::database::Encryption;
 use crate::model::layout::{Layout, RootEntry};
 use crate::repository::binaries::{BinaryStore, open_regular};
-use crate::repository::documents::{DocumentSource, DocumentTable, TableReport};
+use crate::repository::documents::{DocumentSource, TableReport};
 
 /// How many directories are looked into for a sample.
 const SAMPLED_DIRECTORIES: usize = 64;

@@ -1,7 +1,7 @@
 //! Before the manifest is written: whether the archive has all that its documents need.
 
 use super::BackupOrder;
-use crate::jobs::closure::Needed;
+use crate::jobs::closure::{Needed, name_missing};
 use crate::jobs::context::RunContext;
 use crate::jobs::cursor::Cursor;
 use crate::jobs::restore::contents::each_entry;
@@ -29,20 +29,10 @@ pub(super) async fn prove(
     run.blocking(move |run| {
         let mut held = Cursor::new(|after: Option<&Digest>| held.page(after), |binary| binary.digest);
         let closure = needed.compare(run, &mut held, |binary| binary.digest, &mut |digest| {
-            let message = match store.check(digest, &|| run.stop.is_cancelled()) {
-                Ok(true) => "documents refer to it, and it came too late for this archive: run the backup again",
-                Ok(false) => "documents refer to it, and its file is not what its name says",
-                Err(_) => "documents refer to it, and the repository does not have it",
-            };
-            run.report.problem("missing", digest.to_string(), message);
+            name_missing(run, &store, digest);
             Ok(())
         })?;
-        run.report.count(|counts| {
-            counts.references += closure.references;
-            counts.unreferenced += closure.unreferenced;
-            counts.missing += closure.missing;
-            counts.failed += closure.missing;
-        });
+        closure.count(run);
         Ok(closure.missing == 0)
     })
     .await

@@ -2,23 +2,22 @@
 
 use std::ops::ControlFlow;
 
-use anyhow::Context as _;
 use tokio::sync::mpsc;
 
 use super::dispatch::{Candidate, Dispatch, record};
 use super::{CANDIDATES_AHEAD, CHANGES_AHEAD, CopyOrder};
-use crate::jobs::closure::{Closure, Needed};
+use crate::jobs::closure::{Closure, Needed, name_missing};
 use crate::jobs::context::{Cancelled, RunContext};
 use crate::jobs::cursor::Cursor;
-use crate::jobs::download::fetch_small;
-use crate::jobs::restore::DOCUMENTS_LIMIT;
+use crate::jobs::inspect::{Inspected, each_document};
+use crate::jobs::restore::contents::Contents;
 use crate::jobs::send::{Patience, Sender};
 use crate::jobs::sidecars::Suspects;
 use crate::jobs::source::Head;
 use crate::ledger::{Listed, Scratch, Series, SeriesId};
 use crate::model::digest::Digest;
+use crate::model::point::PointManifest;
 use crate::model::references::references;
-use crate::repository::documents::each_line;
 
 /// Looks for every binary that the documents need among those of the point to be. What is missing is looked for in the
 /// store once more, as it may have come after the walk had passed, and named if it is not there.
@@ -32,51 +31,40 @@ pub(super) async fn prove(
     head: &Head,
     needed: Option<Needed>,
 ) -> anyhow::Result<()> {
-    run.report.say("looking for what the documents need");
     let id = series.id;
-    let needed = match needed {
-        Some(needed) => needed,
-        None if run.blocking(move |run| run.ledger.count_changes(id)).await?.removed == 0 => return Ok(()),
-        None => read_needed(run, order, head).await?,
+    let needed = match (needed, &series.last) {
+        (Some(needed), _) => needed,
+        (None, Some(last)) if !head.documents.files.is_empty() => {
+            if run.blocking(move |run| run.ledger.count_changes(id)).await?.removed == 0 {
+                return Ok(());
+            }
+            read_needed(run, order, last.clone()).await?
+        }
+        _ => return Ok(()),
     };
-    let (needed, mut closure, absent) = compare(run, series.id, needed).await?;
+    run.report.say("looking for what the documents need");
+    let (needed, mut closure, absent) = compare(run, id, needed).await?;
     if closure.missing > 0 {
         send_again(run, order, series, absent).await?;
         let absent;
-        (_, closure, absent) = compare(run, series.id, needed).await?;
+        (_, closure, absent) = compare(run, id, needed).await?;
         name(run, order, absent).await?;
     }
-    run.report.count(|counts| {
-        counts.references += closure.references;
-        counts.unreferenced += closure.unreferenced;
-        counts.missing += closure.missing;
-        counts.failed += closure.missing;
-    });
+    closure.count(run);
     Ok(())
 }
 
-/// What the documents need that the point to be has in common with the last one, by what lies at the destination.
-async fn read_needed(run: &RunContext, order: &CopyOrder, head: &Head) -> anyhow::Result<Needed> {
-    let mut needed = Needed::new(run)?;
-    for file in &head.documents.files {
-        let key = file.key.as_ref().with_context(|| format!("find `{}` at the destination", file.name))?;
-        let content = fetch_small(&order.destination, key, DOCUMENTS_LIMIT).await?;
-        needed = run
-            .blocking(move |run| {
-                let flow = each_line(&content, &mut |line| {
-                    run.go_on()?;
-                    let mut digests = Vec::new();
-                    references(line, |digest| digests.push(digest));
-                    needed.add(&digests)?;
-                    Ok(ControlFlow::Continue(()))
-                })?;
-                debug_assert!(flow.is_continue(), "nothing breaks it off");
-                Ok(needed)
-            })
-            .await
-            .with_context(|| format!("read `{key}`"))?;
-    }
-    Ok(needed)
+/// What the documents need that the point to be has in common with the last one, as they lie at the destination.
+async fn read_needed(run: &RunContext, order: &CopyOrder, last: PointManifest) -> anyhow::Result<Needed> {
+    let last = Inspected { contents: Contents::Point(last), destination: order.destination.clone() };
+    let needed = Needed::new(run)?;
+    each_document(run, &last, needed, |needed, line| {
+        let mut digests = Vec::new();
+        references(line, |digest| digests.push(digest));
+        needed.add(&digests)?;
+        Ok(ControlFlow::Continue(()))
+    })
+    .await
 }
 
 async fn compare(run: &RunContext, series: SeriesId, mut needed: Needed) -> anyhow::Result<(Needed, Closure, Scratch)> {
@@ -127,11 +115,7 @@ async fn name(run: &RunContext, order: &CopyOrder, absent: Scratch) -> anyhow::R
     run.blocking(move |run| {
         absent.each(|binary| {
             run.go_on()?;
-            let message = match store.stamp(&binary.digest) {
-                Ok(_) => "documents refer to it, and its file is not what its name says or cannot be read",
-                Err(_) => "documents refer to it, and the repository does not have it",
-            };
-            run.report.problem("missing", binary.digest.to_string(), message);
+            name_missing(run, &store, &binary.digest);
             Ok(())
         })
     })

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 
 use super::ExportOrder;
-use crate::jobs::closure::Needed;
+use crate::jobs::closure::{Closure, Needed, name_missing};
 use crate::jobs::context::RunContext;
 use crate::jobs::cursor::Cursor;
 use crate::jobs::reading::settle;
@@ -175,21 +175,14 @@ impl Writer<'_> {
         let mut missing = 0;
         late.each(|binary| {
             run.go_on()?;
-            let message = match self.try_write(&binary.digest)? {
-                Ok(Written::Sound(bytes)) => return self.hold(&binary.digest, bytes),
-                Ok(Written::Other { .. }) => "documents refer to it, and its file is not what its name says",
-                Err(_) => "documents refer to it, and the repository does not have it",
-            };
+            if let Ok(Written::Sound(bytes)) = self.try_write(&binary.digest)? {
+                return self.hold(&binary.digest, bytes);
+            }
             missing += 1;
-            run.report.problem("missing", binary.digest.to_string(), message);
+            name_missing(run, self.store(), &binary.digest);
             Ok(())
         })?;
-        run.report.count(|counts| {
-            counts.references += closure.references;
-            counts.unreferenced += closure.unreferenced;
-            counts.missing += missing;
-            counts.failed += missing;
-        });
+        Closure { missing, ..closure }.count(run);
         Ok(())
     }
 }

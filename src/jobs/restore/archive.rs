@@ -49,7 +49,7 @@ pub(super) async fn bring_archive(
             let mut needed = vec![Needed::default(); volumes];
             comparison.fetch.each(|binary| {
                 run.go_on()?;
-                if staged.has_earlier() && staged.has(&binary.digest)? {
+                if staged.has(&binary.digest)? {
                     run.report.advance(binary.bytes.unwrap_or_default());
                     run.report.count(|counts| counts.staged += 1);
                     return comparison.fetch.put(&Listed { mark: WAITING, ..*binary });

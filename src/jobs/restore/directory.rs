@@ -252,7 +252,7 @@ impl DirectoryContents {
             }
             comparison.fetch.each(|binary| {
                 run.go_on()?;
-                if staging.has_earlier() && staging.has(&binary.digest)? {
+                if staging.has(&binary.digest)? {
                     run.report.advance(binary.bytes.unwrap_or_default());
                     run.report.count(|counts| counts.staged += 1);
                     return Ok(());

@@ -161,13 +161,16 @@ impl Staging {
         self.owner.hand_over(directory)
     }
 
-    /// Whether binaries of an earlier try may wait here, so that it is worth looking.
+    /// Whether binaries of an earlier try may wait here, so that it is worth a thread to look.
     pub(super) fn has_earlier(&self) -> bool {
         self.earlier
     }
 
     /// Whether a binary waits here already, whole; what is left of a broken try is removed.
     pub(super) fn has(&self, digest: &Digest) -> anyhow::Result<bool> {
+        if !self.earlier {
+            return Ok(false);
+        }
         let path = self.binary(digest);
         let context = || format!("read `{}`", path.display());
         let mut file = match open_regular(&path) {

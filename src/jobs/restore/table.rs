@@ -15,24 +15,35 @@ use crate::repository::documents::{DocumentSink, DocumentSource, each_line};
 /// How many other programs an error names.
 const NAMED: usize = 3;
 
-/// An error if other programs are connected to the database that documents are to be written to: one that goes on with
-/// what it remembers would write over them.
-pub(super) async fn refuse_others(run: &RunContext, order: &RestoreOrder) -> anyhow::Result<()> {
+/// An error if documents cannot be written to their database, or should not be because other programs are connected to
+/// it: one that goes on with what it remembers would write over them. Found out before anything is fetched.
+pub(super) async fn check_table(run: &RunContext, order: &RestoreOrder) -> anyhow::Result<()> {
     let Some(DocumentSource::Table(table)) = &order.documents else { return Ok(()) };
-    if order.ignore_connections {
-        return Ok(());
-    }
-    let owned = table.clone();
-    let others = run.blocking(move |_| owned.other_connections()).await?;
-    let named: Vec<_> = others.iter().take(NAMED).map(ToString::to_string).collect();
-    ensure!(
-        others.is_empty(),
-        "restore documents to {}: {} other connections to the database are open ({}): stop the repository (Fedora) first, or add --ignore-connections",
-        table.url,
-        others.len(),
-        named.join("; ")
-    );
-    Ok(())
+    let (table, ignore_connections) = (table.clone(), order.ignore_connections);
+    run.blocking(move |_| {
+        ensure!(
+            table.look()?.writable,
+            "restore documents to {}: its user may not write {}: grant DELETE and INSERT on it, or, if there is no such \
+             table, the right to make it",
+            table.url,
+            table.table
+        );
+        if ignore_connections {
+            return Ok(());
+        }
+        let others = table.other_connections()?;
+        let named: Vec<_> = others.iter().take(NAMED).map(ToString::to_string).collect();
+        ensure!(
+            others.is_empty(),
+            "restore documents to {}: {} other connections to the database are open ({}): stop the repository (Fedora) \
+             first, or add --ignore-connections",
+            table.url,
+            others.len(),
+            named.join("; ")
+        );
+        Ok(())
+    })
+    .await
 }
 
 /// Writes the staged documents into the database, where nobody sees them before they are committed.
@@ -47,7 +58,7 @@ pub(super) async fn write_documents(
     if comparison.documents.is_empty() {
         return Ok((comparison, None));
     }
-    refuse_others(run, order).await?;
+    check_table(run, order).await?;
     let expected = contents.documents().count;
     run.report.phase(format!("writing documents to {}", table.url), "documents", Some(expected));
     let (table, staging) = (table.clone(), staging.paths());

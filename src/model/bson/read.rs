@@ -3,17 +3,12 @@
 use std::borrow::Cow;
 use std::io::Write as _;
 
-use jiff::Timestamp;
+use jiff::SignedDuration;
 
 use super::double::write_double;
-use super::{BsonError, DEPTH_LIMIT, REGEX_OPTIONS, UUID_SUBTYPE, kind};
+use super::{BsonError, DEPTH_LIMIT, EPOCH, FIRST_DATETIME, REGEX_OPTIONS, UUID_SUBTYPE, kind};
 
 type Result<T, E = BsonError> = std::result::Result<T, E>;
-
-/// The first datetime that Java's two calendars agree on, in milliseconds: 1582-10-15.
-const FIRST_DATETIME: i64 = -12_219_292_800_000;
-/// The first that has a year of five digits.
-const END_OF_DATETIMES: i64 = 253_402_300_800_000;
 
 /// Appends the text of a document, without a newline. After an error a part of it may stand in `out`.
 pub fn to_json(bson: &[u8], out: &mut Vec<u8>) -> Result<()> {
@@ -177,11 +172,11 @@ impl<'a> Reader<'a, '_> {
             kind::DATETIME => {
                 let at = self.at;
                 let millis = i64::from_le_bytes(self.take()?);
-                let sound = (FIRST_DATETIME..END_OF_DATETIMES).contains(&millis);
-                let time = sound.then(|| Timestamp::from_second(millis.div_euclid(1000)).ok()).flatten();
+                let since = SignedDuration::from_secs(millis.div_euclid(1000));
+                let time = (millis >= FIRST_DATETIME).then(|| EPOCH.checked_add(since).ok()).flatten();
                 let message = "a datetime before 1582-10-15 or after the year 9999 has no text";
                 let time = time.ok_or_else(|| error(at, message))?;
-                self.put(format_args!("{{ \"$date\" : \"{time}\""));
+                self.put(format_args!("{{ \"$date\" : \"{time}Z\""));
             }
             kind::REGEX => {
                 let pattern = self.cstring("a regular expression")?;

@@ -2,9 +2,9 @@
 
 use std::fmt::Write as _;
 
-use jiff::Timestamp;
+use jiff::civil::DateTime;
 
-use super::{REGEX_OPTIONS, UUID_SUBTYPE, kind};
+use super::{EPOCH, FIRST_DATETIME, REGEX_OPTIONS, UUID_SUBTYPE, kind};
 use crate::model::document::{DocumentError, Scanned, Visitor, visit};
 
 /// What a datetime looks like in a text; everything else that says `$date` stays a text in BSON, too.
@@ -279,9 +279,11 @@ fn hex(text: &str) -> Option<Vec<u8>> {
 fn datetime(text: &str) -> Option<i64> {
     let alike = |(found, model): (u8, u8)| if model == b'0' { found.is_ascii_digit() } else { found == model };
     let sound = text.len() == DATETIME.len() && text.bytes().zip(DATETIME.bytes()).all(alike);
-    let time: Timestamp = sound.then(|| text.parse().ok()).flatten()?;
-    // A sixtieth second is taken for the one before it.
-    (time.to_string() == text).then(|| time.as_millisecond())
+    let text = text.strip_suffix('Z').filter(|_| sound)?;
+    let time: DateTime = text.parse().ok()?;
+    let millis = 1000 * time.duration_since(EPOCH).as_secs();
+    // A sixtieth second is taken for the one before it; and ModeShape means another day by an older date.
+    (time.to_string() == text && millis >= FIRST_DATETIME).then_some(millis)
 }
 
 /// Two numbers of eight bytes, as Java has them.

@@ -1,14 +1,10 @@
 //! Documents in a table of a database: what is the same for all of them.
 
-use std::path::PathBuf;
-
-use crate::model::database::DatabaseUrl;
-use crate::model::database::TableName;
-
 mod content;
 mod intake;
 mod password;
 mod tls;
+mod wait;
 
 pub(super) use content::Compression;
 pub(super) use content::compression_of;
@@ -17,18 +13,7 @@ pub(super) use intake::Intake;
 pub(super) use password::password;
 pub(super) use tls::client_config;
 pub(super) use tls::trusted_certificates;
-
-/// A table of documents, as ModeShape keeps them: an id, and the BSON of the document, gzip-compressed or not.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DocumentTable {
-    /// The database.
-    pub url: DatabaseUrl,
-    /// The table.
-    pub table: TableName,
-    /// A file that holds the password and nothing else; none to take it from where the client programs of the server
-    /// take it from.
-    pub password_file: Option<PathBuf>,
-}
+pub(super) use wait::within;
 
 /// A connection to the database that is not ours.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use anyhow::Context as _;
 pub(super) use read::Snapshot;
 pub(super) use write::Replacement;
 
-use crate::repository::documents::database::DocumentTable;
+use crate::model::database::DocumentTable;
 use crate::repository::documents::database::OtherConnection;
 use crate::repository::documents::database::TableReport;
 use session::Session;

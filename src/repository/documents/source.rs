@@ -2,13 +2,13 @@
 
 use anyhow::bail;
 
+use crate::model::database::DocumentTable;
 use crate::model::database::Server;
 use crate::repository::documents::DocumentDirectory;
 use crate::repository::documents::DocumentReport;
 use crate::repository::documents::Fingerprint;
 use crate::repository::documents::PackedDocuments;
 use crate::repository::documents::SeenDocuments;
-use crate::repository::documents::database::DocumentTable;
 use crate::repository::documents::database::OtherConnection;
 use crate::repository::documents::database::TableReport;
 use crate::repository::documents::mysql;
@@ -16,7 +16,7 @@ use crate::repository::documents::postgres;
 use crate::repository::documents::sink::DocumentSink;
 
 /// Where documents come from.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DocumentSource {
     /// A directory, as ModeShape's backup writes it.
     Directory(DocumentDirectory),

@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use anyhow::ensure;
 
-use super::DocumentTable;
 use crate::model::database::DatabaseUrl;
+use crate::model::database::DocumentTable;
 use crate::model::database::Host;
 use crate::model::database::Server;
 

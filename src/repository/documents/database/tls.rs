@@ -32,21 +32,18 @@ pub(in crate::repository::documents) fn client_config(url: &DatabaseUrl) -> anyh
     let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .context("prepare encryption")?;
-    let names_matter = match url.encryption {
-        Encryption::ForNamed => true,
-        Encryption::ForVouchedFor => false,
-        Encryption::Never | Encryption::IfOffered | Encryption::Always => {
-            let anyone = Arc::new(Anyone(provider));
-            return Ok(config.dangerous().with_custom_certificate_verifier(anyone).with_no_client_auth());
+    let vouched = match url.encryption {
+        Encryption::ForNamed => {
+            return Ok(config.with_root_certificates(roots(url)?.0).with_no_client_auth());
         }
+        Encryption::ForVouchedFor => {
+            let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots(url)?.0), Arc::clone(&provider));
+            Some(verifier.build().context("prepare encryption")?)
+        }
+        Encryption::Never | Encryption::IfOffered | Encryption::Always => None,
     };
-    let roots = Arc::new(roots(url)?.0);
-    if names_matter {
-        return Ok(config.with_root_certificates(roots).with_no_client_auth());
-    }
-    let verifier =
-        WebPkiServerVerifier::builder_with_provider(roots, provider).build().context("prepare encryption")?;
-    Ok(config.dangerous().with_custom_certificate_verifier(Arc::new(AnyName(verifier))).with_no_client_auth())
+    let verifier = Arc::new(AnyName { vouched, provider });
+    Ok(config.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
 }
 
 /// Those who vouch for the server, each as it is encoded.
@@ -83,48 +80,13 @@ fn is_sound(certificate: &CertificateDer<'static>) -> bool {
     RootCertStore::empty().add(certificate.clone()).is_ok()
 }
 
-/// Takes every server: what goes over the network cannot be read, and who is at the other end is not known.
+/// Takes a server that is vouched for under any name, or, without those who vouch, every server: then what goes over
+/// the network cannot be read, and who is at the other end is not known.
 #[derive(Debug)]
-struct Anyone(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Anyone {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
+struct AnyName {
+    vouched: Option<Arc<WebPkiServerVerifier>>,
+    provider: Arc<CryptoProvider>,
 }
-
-/// Takes a server that is vouched for under any name.
-#[derive(Debug)]
-struct AnyName(Arc<WebPkiServerVerifier>);
 
 impl ServerCertVerifier for AnyName {
     fn verify_server_cert(
@@ -135,7 +97,8 @@ impl ServerCertVerifier for AnyName {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        match self.0.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
+        let Some(vouched) = &self.vouched else { return Ok(ServerCertVerified::assertion()) };
+        match vouched.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
             // The name is looked at last, when everything else was found to be right.
             Err(Error::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
@@ -150,7 +113,7 @@ impl ServerCertVerifier for AnyName {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls12_signature(message, cert, dss)
+        verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
     }
 
     fn verify_tls13_signature(
@@ -159,10 +122,10 @@ impl ServerCertVerifier for AnyName {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls13_signature(message, cert, dss)
+        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }

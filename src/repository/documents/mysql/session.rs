@@ -1,12 +1,10 @@
 //! A connection, used from a thread that may block: every wait ends when it is told to, or after some time.
 
 use std::future::Future;
-use std::pin::pin;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use anyhow::anyhow;
-use anyhow::bail;
 use mysql_async::Conn;
 use mysql_async::DriverError;
 use mysql_async::Error;
@@ -20,17 +18,15 @@ use tokio::runtime::Runtime;
 
 use super::ANSWER_WITHIN;
 use crate::model::database::DatabaseUrl;
+use crate::model::database::DocumentTable;
 use crate::model::database::Encryption;
 use crate::model::database::Host;
-use crate::repository::documents::Stopped;
-use crate::repository::documents::database::DocumentTable;
 use crate::repository::documents::database::password;
 use crate::repository::documents::database::trusted_certificates;
+use crate::repository::documents::database::within;
 
 /// How long reaching a server may take.
 const CONNECT_WITHIN: Duration = Duration::from_secs(30);
-/// How often a wait looks whether it should end.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How long a connection of ours may wait for the destination, and rows that somebody else has locked are waited for.
 const SETTINGS: &str = "SET SESSION wait_timeout = 86400, net_write_timeout = 86400, net_read_timeout = 86400, \
                         innodb_lock_wait_timeout = 60, lock_wait_timeout = 60, sql_mode = 'STRICT_ALL_TABLES', \
@@ -124,22 +120,10 @@ impl Waiter {
     pub(super) fn wait<T>(
         &self,
         stop: Stop<'_>,
-        within: Duration,
+        limit: Duration,
         future: impl Future<Output = Result<T, Error>>,
     ) -> anyhow::Result<T> {
-        self.runtime().block_on(async {
-            let mut future = pin!(future);
-            let mut ticks = tokio::time::interval(LOOK_EVERY);
-            let mut late = pin!(tokio::time::sleep(within));
-            loop {
-                tokio::select! {
-                    biased;
-                    done = &mut future => return done.map_err(explain),
-                    () = &mut late => bail!("the database did not answer within {} minutes", within.as_secs() / 60),
-                    _ = ticks.tick() => if stop() { return Err(Stopped.into()) },
-                }
-            }
-        })
+        self.runtime().block_on(within(limit, stop, explain, future))
     }
 }
 

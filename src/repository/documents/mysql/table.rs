@@ -6,7 +6,7 @@ use anyhow::ensure;
 
 use super::session::Session;
 use super::session::Stop;
-use crate::repository::documents::database::DocumentTable;
+use crate::model::database::DocumentTable;
 
 /// The table, with names that are fit for SQL.
 #[derive(Clone, Debug)]

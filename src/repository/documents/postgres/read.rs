@@ -16,11 +16,11 @@ use super::session::Session;
 use super::session::Stop;
 use super::session::text;
 use super::table::Table;
+use crate::model::database::DocumentTable;
 use crate::repository::documents::DocumentReport;
 use crate::repository::documents::PackedDocuments;
 use crate::repository::documents::Stopped;
 use crate::repository::documents::database::CONTENT_LIMIT;
-use crate::repository::documents::database::DocumentTable;
 use crate::repository::documents::database::Intake;
 use crate::repository::documents::database::PIECE_BYTES;
 

@@ -2,12 +2,10 @@
 
 use std::error::Error as _;
 use std::future::Future;
-use std::pin::pin;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use anyhow::anyhow;
-use anyhow::bail;
 use tokio::runtime::Builder;
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
@@ -21,19 +19,17 @@ use tokio_postgres::types::Type;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::ANSWER_WITHIN;
+use crate::model::database::DocumentTable;
 use crate::model::database::Encryption;
 use crate::model::database::Host;
-use crate::repository::documents::Stopped;
-use crate::repository::documents::database::DocumentTable;
 use crate::repository::documents::database::client_config;
 use crate::repository::documents::database::password;
+use crate::repository::documents::database::within;
 
 /// What we call ourselves, by which we know our own connections.
 pub(super) const APPLICATION: &str = "holdfast";
 /// How long reaching a server may take.
 const CONNECT_WITHIN: Duration = Duration::from_secs(15);
-/// How often a wait looks whether it should end.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How long a table is waited for that somebody else has locked.
 const LOCKED_FOR: &str = "60s";
 
@@ -146,23 +142,10 @@ impl Session {
     pub(super) fn wait<T>(
         &self,
         stop: Stop<'_>,
-        within: Duration,
+        limit: Duration,
         future: impl Future<Output = Result<T, tokio_postgres::Error>>,
     ) -> anyhow::Result<T> {
-        let waited = self.runtime().block_on(async {
-            let mut future = pin!(future);
-            let mut ticks = tokio::time::interval(LOOK_EVERY);
-            let late = tokio::time::sleep(within);
-            let mut late = pin!(late);
-            loop {
-                tokio::select! {
-                    biased;
-                    done = &mut future => return done.map_err(explain),
-                    () = &mut late => bail!("the database did not answer within {} minutes", within.as_secs() / 60),
-                    _ = ticks.tick() => if stop() { return Err(Stopped.into()) },
-                }
-            }
-        });
+        let waited = self.runtime().block_on(within(limit, stop, explain, future));
         if waited.is_err() && !self.client.is_closed() {
             self.cancel();
         }
