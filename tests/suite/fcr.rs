@@ -306,7 +306,7 @@ async fn an_export_that_fills_the_disk_leaves_the_older_one_and_nothing_of_its_o
     }
     let (lab, _) = repository();
     let disk = lab.path("disk");
-    mount_memory("4m", &disk);
+    mount_memory("2m", &disk);
     let (old, new) = (disk.join("old"), disk.join("new"));
     fs::create_dir(&old).unwrap();
     fs::create_dir(&new).unwrap();
