@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use crate::model::address::Address;
 use crate::model::database::DocumentTable;
+use crate::model::fedora::FedoraServer;
 use crate::model::layout::Layout;
 use crate::model::slots::Timing;
 
@@ -33,6 +34,8 @@ pub const DEFAULT_FILE: &str = "/etc/holdfast/holdfast.toml";
 
 /// What ModeShape calls its table.
 const DEFAULT_TABLE: &str = "MODESHAPE_REPOSITORY";
+/// How long a Fedora may take for a backup or a restore: its own are said to move some ten gigabytes an hour.
+const DEFAULT_FEDORA_TIMEOUT: Duration = Duration::from_hours(48);
 const DEFAULT_STATE_DIR: &str = "/var/lib/holdfast";
 /// Beside the configuration.
 const DEFAULT_USERS: &str = "users.toml";
@@ -151,6 +154,8 @@ pub enum DocumentSource {
     Directory(PathBuf),
     /// A table of a database.
     Table(DocumentTable),
+    /// A Fedora that makes backups on request, into a directory that both see.
+    Fedora(FedoraServer),
 }
 
 /// `[destination.NAME]`.

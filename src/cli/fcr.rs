@@ -52,8 +52,14 @@ fn used(config: &Config) -> Vec<(String, &Path)> {
     let mut used = vec![("the state directory".to_owned(), config.service.state_dir.as_path())];
     for repository in config.repositories.values() {
         used.push((format!("the binary store of the repository `{}`", repository.name), &repository.binaries));
-        if let Some(DocumentSource::Directory(path)) = &repository.documents {
-            used.push((format!("the directory of the documents of `{}`", repository.name), path));
+        match &repository.documents {
+            Some(DocumentSource::Directory(path)) => {
+                used.push((format!("the directory of the documents of `{}`", repository.name), path));
+            }
+            Some(DocumentSource::Fedora(server)) => {
+                used.push((format!("the staging directory of `{}`", repository.name), &server.staging));
+            }
+            Some(DocumentSource::Table(_)) | None => {}
         }
     }
     for destination in config.destinations.values() {

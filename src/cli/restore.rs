@@ -13,7 +13,7 @@ use crate::cli::locate::spelled_from;
 use crate::cli::remote::{Asked, Remote};
 use crate::cli::session::Session;
 use crate::cli::{progress, site, terminal, text};
-use crate::config::Config;
+use crate::config::{Config, DocumentSource, Repository};
 use crate::jobs::context::Report;
 use crate::jobs::restore::{Parts, RestoreFrom, RestorePlan};
 use crate::model::digest::Digest;
@@ -100,7 +100,7 @@ pub(super) async fn restore(config: Arc<Config>, arguments: &Arguments) -> anyho
         terminal::note(describe(&plan));
     }
     if arguments.to.is_none() {
-        terminal::warn("stop the repository (Fedora) first: it must not run while it is restored");
+        terminal::warn(precaution(&config, request.repository.as_deref()));
     }
     if asks {
         confirm("Restore into the repository?", &way.stop()).await?;
@@ -110,6 +110,17 @@ pub(super) async fn restore(config: Arc<Config>, arguments: &Arguments) -> anyho
         Way::Here(session) => {
             foreground::run(&session, "restore", Kind::Restore, output, &Work::Restore(request)).await
         }
+    }
+}
+
+/// What has to be seen to before a repository is restored into.
+fn precaution(config: &Config, named: Option<&str>) -> &'static str {
+    let asked = |repository: &Repository| matches!(repository.documents, Some(DocumentSource::Fedora(_)));
+    let mut meant = config.repositories.values().filter(|repository| named.is_none_or(|name| name == repository.name));
+    if meant.all(asked) {
+        "Fedora must run, as it restores the documents itself: see that nobody uses it meanwhile"
+    } else {
+        "stop the repository (Fedora) first: it must not run while it is restored"
     }
 }
 

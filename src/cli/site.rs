@@ -1,6 +1,8 @@
 //! What the configuration means as work: every run, of the command line and of the daemon, is ordered here.
 
-use std::path::{Path, PathBuf};
+mod restores;
+
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,9 +11,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cli::destination::{self, Purpose, open_to_look};
 use crate::cli::exit::Usage;
-use crate::cli::locate::{Located, NotThere, holder, locate, spelled, spelled_from};
+use crate::cli::locate::{NotThere, holder, spelled_from};
 use crate::cli::users::UsersFile;
-use crate::cli::{fcr, text, url};
+use crate::cli::{fcr, url};
 use crate::config::{self, Config, Job, Repository};
 use crate::jobs::backup::{BackupOrder, backup};
 use crate::jobs::catalogue::{self, RestorableName};
@@ -19,7 +21,7 @@ use crate::jobs::context::{Destination, Ended, Report, RunContext};
 use crate::jobs::copy::CopyOrder;
 use crate::jobs::copy::pending::{Following, copy_all, copy_pending};
 use crate::jobs::export::export;
-use crate::jobs::restore::{Origin, Parts, RestoreFrom, RestoreOrder, RestorePlan, plan, restore};
+use crate::jobs::restore::{Origin, RestoreFrom, RestorePlan, plan, restore};
 use crate::jobs::source::RepositorySource;
 use crate::jobs::verify::{Depth, VerifyOrder, note_missing, verify};
 use crate::ledger::Ledger;
@@ -29,6 +31,7 @@ use crate::repository::binaries::BinaryStore;
 use crate::repository::documents::{DocumentDirectory, DocumentSource};
 use crate::service::request::{JobOptions, Refusal, RestoreRequest, VerifyRequest};
 use crate::service::site::{FedoraCalls, JobSpec, OlderInterfaces, Points, Scope, Site, WatchedStore, Work};
+use restores::PreparedRestore;
 
 /// The configuration, as the site of the work.
 #[derive(Clone, Debug)]
@@ -111,101 +114,6 @@ impl ConfiguredSite {
         }
         verify(run, &orders, if request.quick { Depth::Quick } else { Depth::Whole }).await
     }
-
-    /// The order for a restore, and what is to be known about it beforehand.
-    pub(super) async fn prepare_restore(
-        &self,
-        run: &RunContext,
-        request: &RestoreRequest,
-    ) -> anyhow::Result<PreparedRestore> {
-        let name = match &request.from {
-            RestoreFrom::Backup(name) => name,
-            RestoreFrom::Directory(directory) => return self.prepare_from_directory(request, directory),
-        };
-        let located = locate(&self.config, run, name, request.destination.as_deref()).await?;
-        let repository = target(&self.config, &located, request.repository.as_deref())?;
-        let from = spelled(&located.name);
-        let other = repository.name != located.repository && request.to.is_none();
-        let other_repository = other.then(|| {
-            format!("the {from} is of the repository `{}`, and goes into `{}`", located.repository, repository.name)
-        });
-        let (binaries, documents) = places(repository, request.to.as_deref());
-        let left_out =
-            documents.is_none() && located.documents > 0 && request.only.is_empty() && request.parts != Parts::Binaries;
-        let no_documents = left_out.then(|| {
-            format!(
-                "the documents in the {from} ({}) are not restored, as the repository `{}` has no place for them: \
-                 `--to DIR` gives them",
-                text::count(located.documents),
-                repository.name
-            )
-        });
-        let order = RestoreOrder {
-            from: Origin::Backup(located.name, located.destination),
-            binaries: BinaryStore::at(&binaries, &repository.layout),
-            documents,
-            only: request.only.clone(),
-            parts: request.parts,
-            ignore_connections: request.ignore_connections,
-        };
-        Ok(PreparedRestore { order, other_repository, no_documents })
-    }
-
-    /// The same from a ModeShape backup directory, which does not say what it is of.
-    fn prepare_from_directory(&self, request: &RestoreRequest, directory: &Path) -> anyhow::Result<PreparedRestore> {
-        if request.destination.is_some() {
-            let way_out = "take `--destination` out: a directory is on this machine";
-            return Err(Usage::new("a directory lies at no destination", way_out).into());
-        }
-        let mut all = self.config.repositories.values();
-        let repository = match (&request.repository, all.next(), all.next()) {
-            (Some(name), ..) => repository(&self.config, name)?,
-            (None, Some(only), None) => only,
-            _ => {
-                let known: Vec<&str> = self.config.repositories.keys().map(String::as_str).collect();
-                let way_out = format!("say which one is meant with `--repository NAME`: {}", known.join(", "));
-                return Err(Usage::new("a backup directory does not say which repository it is of", way_out).into());
-            }
-        };
-        let (binaries, documents) = places(repository, request.to.as_deref());
-        let left_out = documents.is_none() && request.only.is_empty() && request.parts != Parts::Binaries;
-        let no_documents = left_out.then(|| {
-            format!(
-                "the documents in the directory are not restored, as the repository `{}` has no place for them: \
-                 `--to DIR` gives them",
-                repository.name
-            )
-        });
-        let order = RestoreOrder {
-            from: Origin::Directory(directory.to_owned()),
-            binaries: BinaryStore::at(&binaries, &repository.layout),
-            documents,
-            only: request.only.clone(),
-            parts: request.parts,
-            ignore_connections: request.ignore_connections,
-        };
-        Ok(PreparedRestore { order, other_repository: None, no_documents })
-    }
-}
-
-/// Where a restore puts binaries and documents.
-fn places(repository: &Repository, to: Option<&Path>) -> (PathBuf, Option<DocumentSource>) {
-    match to {
-        Some(directory) => {
-            let documents = DocumentDirectory::new(directory.join("documents"));
-            (directory.join("binaries"), Some(DocumentSource::Directory(documents)))
-        }
-        None => (repository.binaries.clone(), repository.documents.as_ref().map(document_source)),
-    }
-}
-
-/// An order for a restore, and what is odd about it.
-pub(super) struct PreparedRestore {
-    pub(super) order: RestoreOrder,
-    /// The backup is of another repository than the one it goes into.
-    pub(super) other_repository: Option<String>,
-    /// The documents have nowhere to go; the run names them by itself.
-    pub(super) no_documents: Option<String>,
 }
 
 #[async_trait]
@@ -423,27 +331,6 @@ pub(super) fn repository<'a>(config: &'a Config, name: &str) -> Result<&'a Repos
     })
 }
 
-/// The repository that is named, or the one that the backup is of, or the only one.
-fn target<'a>(config: &'a Config, located: &Located, named: Option<&str>) -> Result<&'a Repository, Usage> {
-    if let Some(name) = named {
-        return repository(config, name);
-    }
-    let of = config.repositories.get(&located.repository);
-    let mut all = config.repositories.values();
-    let only = all.next().filter(|_| config.repositories.len() == 1);
-    of.or(only).ok_or_else(|| {
-        let known: Vec<&str> = config.repositories.keys().map(String::as_str).collect();
-        Usage::new(
-            format!(
-                "the {} is of the repository `{}`, which the configuration does not have",
-                spelled(&located.name),
-                located.repository
-            ),
-            format!("say which one is meant with `--repository NAME`: {}", known.join(", ")),
-        )
-    })
-}
-
 /// What a job reads.
 pub(super) fn source(repository: &Repository) -> RepositorySource {
     RepositorySource {
@@ -458,6 +345,7 @@ pub(super) fn document_source(configured: &config::DocumentSource) -> DocumentSo
     match configured {
         config::DocumentSource::Directory(path) => DocumentSource::Directory(DocumentDirectory::new(path)),
         config::DocumentSource::Table(table) => DocumentSource::Table(table.clone()),
+        config::DocumentSource::Fedora(server) => DocumentSource::Fedora(server.clone()),
     }
 }
 

@@ -1,5 +1,7 @@
 //! What the tables of a configuration mean together: the defaults, and the checks that need more than one value.
 
+mod documents;
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
@@ -8,18 +10,17 @@ use jiff::tz::TimeZone;
 use toml::de::{DeTable, DeValue};
 
 use super::error::{Problem, Source, did_you_mean};
-use super::file::{CredentialsTable, DatabaseTable, DestinationTable, DocumentsTable, File, OlderInterfacesTable};
+use super::file::{CredentialsTable, DestinationTable, File, OlderInterfacesTable};
 use super::timing::Jitter;
 use super::value::{Text, Url};
 use super::{
     BackupJob, Config, ConfigError, CopyJob, Credentials, DEFAULT_GRACE, DEFAULT_HISTORY, DEFAULT_JITTER,
     DEFAULT_LISTEN, DEFAULT_PARALLEL, DEFAULT_POINT_EVERY, DEFAULT_REGION, DEFAULT_RUNS_AT_ONCE, DEFAULT_SESSION,
-    DEFAULT_SETTLE, DEFAULT_STATE_DIR, DEFAULT_TABLE, DEFAULT_USERS, DEFAULT_VOLUME, DEFAULT_WATCH, Destination,
-    DocumentSource, OlderInterfaces, Place, Repository, S3Place, Service, Tls,
+    DEFAULT_SETTLE, DEFAULT_STATE_DIR, DEFAULT_USERS, DEFAULT_VOLUME, DEFAULT_WATCH, Destination, DocumentSource,
+    OlderInterfaces, Place, Repository, S3Place, Service, Tls,
 };
 use crate::model::address::Address;
 use crate::model::cron::CronExpression;
-use crate::model::database::{DatabaseUrl, DocumentTable, TableName};
 use crate::model::layout::Layout;
 use crate::model::schedule::Schedule;
 use crate::model::slots::Timing;
@@ -33,6 +34,7 @@ pub(super) fn check(written: File, source: &Source<'_>, table: &DeTable<'_>) -> 
     check.repositories_apart(&config);
     check.destinations_apart(&config);
     check.destinations_outside_repositories(&config);
+    check.staging_apart(&config);
     check.fedora_roots(&config);
     if check.problems.is_empty() {
         return Ok(config);
@@ -247,56 +249,6 @@ impl Check<'_> {
         })
     }
 
-    /// Where the documents come from: one place, and no other.
-    fn documents(
-        &mut self,
-        name: &str,
-        table: DocumentsTable,
-        resolve: &dyn Fn(PathBuf) -> PathBuf,
-    ) -> Option<DocumentSource> {
-        let DocumentsTable { directory, postgres, mysql } = table;
-        let mut given = Vec::new();
-        given.extend(directory.map(|Text(path)| ("directory", DocumentSource::Directory(resolve(path)))));
-        let mut database = |key, url: DatabaseUrl, table: Option<Text<TableName>>, password: Option<Text<PathBuf>>| {
-            let root_certificate = url.root_certificate.map(resolve);
-            given.push((
-                key,
-                DocumentSource::Table(DocumentTable {
-                    url: DatabaseUrl { root_certificate, ..url },
-                    table: table.map_or_else(
-                        || TableName { schema: None, name: DEFAULT_TABLE.to_owned() },
-                        |Text(table)| table,
-                    ),
-                    password_file: password.map(|Text(path)| resolve(path)),
-                }),
-            ));
-        };
-        if let Some(DatabaseTable { url, table, password_file }) = postgres {
-            database("postgres", url.0.0, table, password_file);
-        }
-        if let Some(DatabaseTable { url, table, password_file }) = mysql {
-            database("mysql", url.0.0, table, password_file);
-        }
-        let header = ["repository", name, "documents"];
-        if given.is_empty() {
-            self.complain(
-                self.key(&header),
-                format!("[{}] does not say where the documents are", header.join(".")),
-                "add directory = \"/srv/modeshape-backup\" or postgres = { url = \"postgresql://USER@HOST/DATABASE\" } \
-                 or mysql = { url = \"mysql://USER@HOST/DATABASE\" }"
-                    .to_owned(),
-            );
-        }
-        if let [(first, _), (second, _), ..] = given.as_slice() {
-            self.complain(
-                self.key(&["repository", name, "documents", second]),
-                format!("[{}] says twice where the documents are", header.join(".")),
-                format!("leave one of `{first}` and `{second}`"),
-            );
-        }
-        given.into_iter().next().map(|(_, source)| source)
-    }
-
     /// All that a local directory needs is its `url`.
     fn no_s3_keys(&mut self, name: &str) {
         let keys = match self.find(&["destination", name]) {
@@ -434,8 +386,15 @@ impl Check<'_> {
         for repository in config.repositories.values() {
             let header = ["repository", repository.name.as_str()];
             let mut sources = vec![("binaries", &repository.binaries, vec![header[0], header[1], "binaries"])];
-            if let Some(DocumentSource::Directory(path)) = &repository.documents {
-                sources.push(("documents", path, vec![header[0], header[1], "documents", "directory"]));
+            match &repository.documents {
+                Some(DocumentSource::Directory(path)) => {
+                    sources.push(("documents", path, vec![header[0], header[1], "documents", "directory"]));
+                }
+                Some(DocumentSource::Fedora(server)) => {
+                    let key = vec![header[0], header[1], "documents", "fedora"];
+                    sources.push(("staging directory", &server.staging, key));
+                }
+                Some(DocumentSource::Table(_)) | None => {}
             }
             for (what, source, source_key) in sources {
                 if let Some(relation @ (Relation::Same | Relation::Inside)) =

@@ -18,6 +18,7 @@ use crate::model::address::Address;
 use crate::model::cron::CronExpression;
 use crate::model::database::TableName;
 use crate::model::digest::Algorithm;
+use crate::model::fedora::FedoraUrl;
 use crate::model::layout::Layout;
 
 #[derive(Default, serde::Deserialize)]
@@ -96,6 +97,18 @@ pub(super) struct DocumentsTable {
     pub(super) directory: Option<Text<PathBuf>>,
     pub(super) postgres: Option<DatabaseTable<PostgresUrl>>,
     pub(super) mysql: Option<DatabaseTable<MysqlUrl>>,
+    pub(super) fedora: Option<FedoraTable>,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct FedoraTable {
+    pub(super) url: Text<FedoraUrl>,
+    pub(super) staging: Text<PathBuf>,
+    pub(super) staging_in_fedora: Option<Text<PathBuf>>,
+    pub(super) password_file: Option<Text<PathBuf>>,
+    pub(super) root_certificate: Option<Text<PathBuf>>,
+    pub(super) timeout: Option<Text<Period<60, { 30 * DAY }>>>,
 }
 
 #[derive(serde::Deserialize)]
@@ -104,6 +117,7 @@ pub(super) struct DatabaseTable<U> {
     pub(super) url: Text<U>,
     pub(super) table: Option<Text<TableName>>,
     pub(super) password_file: Option<Text<PathBuf>>,
+    pub(super) compress: Option<bool>,
 }
 
 #[derive(serde::Deserialize)]

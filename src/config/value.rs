@@ -10,8 +10,10 @@ use serde::de::{Deserialize, Deserializer, Error, Unexpected, Visitor};
 
 use super::{MAX_SETTLE, VOLUME_LIMITS};
 use crate::model::address::Address;
-use crate::model::database::{DatabaseUrl, InvalidDatabase, Server, TableName};
+use crate::model::database::{DatabaseUrl, Server, TableName};
 use crate::model::digest::Algorithm;
+use crate::model::fedora::FedoraUrl;
+use crate::model::url::Invalid;
 
 /// A value that was wrong by itself, and the way out; travels through serde as one text.
 #[derive(Debug)]
@@ -258,8 +260,8 @@ fn s3_url(url: &str, rest: &str) -> Result<Url, Complaint> {
 /// Where documents are in PostgreSQL.
 pub(super) struct PostgresUrl(pub(super) DatabaseUrl);
 
-impl From<InvalidDatabase> for Complaint {
-    fn from(InvalidDatabase { cause, way_out }: InvalidDatabase) -> Self {
+impl From<Invalid> for Complaint {
+    fn from(Invalid { cause, way_out }: Invalid) -> Self {
         Self { cause, way_out }
     }
 }
@@ -280,6 +282,14 @@ impl FromText for MysqlUrl {
 
     fn from_text(text: &str) -> Result<Self, Complaint> {
         Ok(Self(DatabaseUrl::parse(Server::Mysql, text)?))
+    }
+}
+
+impl FromText for FedoraUrl {
+    const EXPECTED: &str = "a url in quotes";
+
+    fn from_text(text: &str) -> Result<Self, Complaint> {
+        Ok(Self::parse(text)?)
     }
 }
 

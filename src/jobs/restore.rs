@@ -13,7 +13,7 @@ pub mod origin;
 mod owner;
 mod placing;
 mod staging;
-mod table;
+mod target;
 
 use std::path::PathBuf;
 
@@ -92,7 +92,7 @@ pub struct RestorePlan {
     pub from: String,
     /// Where the binaries go.
     pub binaries_to: PathBuf,
-    /// Where the documents go: a directory, or the table of a database.
+    /// Where the documents go: a directory, the table of a database, or a Fedora.
     pub documents_to: Option<String>,
     /// Documents to be fetched.
     pub documents: u64,
@@ -125,7 +125,7 @@ struct Checked {
     listed: Scratch,
     comparison: Comparison,
     staging: Staging,
-    /// The documents for a database, of which nobody sees anything yet.
+    /// The documents for a database or a Fedora, of which nobody sees anything yet.
     documents: Option<Box<dyn DocumentSink>>,
 }
 
@@ -139,7 +139,7 @@ pub async fn plan(run: &RunContext, order: &RestoreOrder) -> anyhow::Result<Rest
 pub async fn restore(run: &RunContext, order: &RestoreOrder) -> anyhow::Result<Ended> {
     let Prepared { plan, contents, listed, comparison } = prepare(run, order).await?;
     if !comparison.documents.is_empty() {
-        table::check_table(run, order).await?;
+        target::check_target(run, order).await?;
     }
     run.report.count(|counts| {
         counts.examined = plan.keep + plan.fetch;
@@ -150,7 +150,7 @@ pub async fn restore(run: &RunContext, order: &RestoreOrder) -> anyhow::Result<E
     name_earlier_quarantines(run, &staging)?;
     let prepared = async {
         let (listed, comparison) = bring(run, order, &contents, listed, comparison, &staging).await?;
-        let (comparison, documents) = table::write_documents(run, order, &contents, comparison, &staging).await?;
+        let (comparison, documents) = target::write_documents(run, order, &contents, comparison, &staging).await?;
         run.go_on()?;
         anyhow::Ok((listed, comparison, documents))
     };

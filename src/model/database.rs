@@ -3,6 +3,13 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use crate::model::url::Invalid;
+use crate::model::url::NO_PASSWORD;
+use crate::model::url::decoded;
+use crate::model::url::host_and_port;
+use crate::model::url::invalid;
+use crate::model::url::is_this_machine;
+
 /// What kind of server it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Server {
@@ -46,6 +53,9 @@ pub struct DocumentTable {
     /// A file that holds the password and nothing else; none to take it from where the client programs of the server
     /// take it from.
     pub password_file: Option<PathBuf>,
+    /// Whether documents are written gzip-compressed, as ModeShape's own setting `compress` has it; none for as most are
+    /// that are there.
+    pub compress: Option<bool>,
 }
 
 /// A database, and who we are in it.
@@ -66,24 +76,6 @@ pub struct DatabaseUrl {
     /// Who vouches for the server, as PEM; none for those whom this machine trusts.
     pub root_certificate: Option<PathBuf>,
 }
-
-/// The text is not the URL of a database, or says something that is not supported.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{cause} ({way_out})")]
-pub struct InvalidDatabase {
-    /// What is wrong.
-    pub cause: String,
-    /// What to write instead.
-    pub way_out: String,
-}
-
-fn invalid<T>(cause: impl Into<String>, way_out: impl Into<String>) -> Result<T, InvalidDatabase> {
-    Err(InvalidDatabase { cause: cause.into(), way_out: way_out.into() })
-}
-
-/// Where a password belongs, for all who wrote it into the URL.
-pub const NO_PASSWORD: &str = "no secret stands in this file: take it out, and put it into a file of its own that \
-                               `password_file` names";
 
 impl Server {
     fn example(self) -> &'static str {
@@ -137,7 +129,7 @@ impl Server {
 
 impl DatabaseUrl {
     /// Reads a URL such as `postgresql://fcrepo@127.0.0.1/fcrepo?sslmode=verify-full`.
-    pub fn parse(server: Server, text: &str) -> Result<Self, InvalidDatabase> {
+    pub fn parse(server: Server, text: &str) -> Result<Self, Invalid> {
         let rest = server.schemes().iter().find_map(|scheme| text.strip_prefix(scheme));
         let Some(rest) = rest else {
             let cause = if text.starts_with("jdbc:") { "a URL for Java" } else { "not the URL of such a database" };
@@ -150,7 +142,7 @@ impl DatabaseUrl {
         if user.contains(':') {
             return invalid("there is a password in the url", NO_PASSWORD);
         }
-        let (host, port) = host_and_port(server, place)?;
+        let (host, port) = host_and_port(place, server.port(), server.example())?;
         let [user, database] = [user, database].map(decoded);
         let (Some(user), Some(database)) = (user, database) else {
             return invalid("an escape in the url is none", "write `%` as `%25`");
@@ -186,7 +178,7 @@ impl DatabaseUrl {
         }
     }
 
-    fn take(&mut self, parameter: &str) -> Result<(), InvalidDatabase> {
+    fn take(&mut self, parameter: &str) -> Result<(), Invalid> {
         let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
         if matches!(name, "password" | "passwd" | "passfile" | "sslpassword") {
             return invalid(format!("there is a `{name}` in the url"), NO_PASSWORD);
@@ -221,9 +213,7 @@ impl DatabaseUrl {
     pub fn is_local(&self) -> bool {
         match &self.host {
             Host::Socket(_) => true,
-            Host::Network(host) => {
-                host == "localhost" || host.parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback())
-            }
+            Host::Network(host) => is_this_machine(host),
         }
     }
 }
@@ -241,42 +231,6 @@ impl fmt::Display for DatabaseUrl {
     }
 }
 
-fn host_and_port(server: Server, place: &str) -> Result<(String, u16), InvalidDatabase> {
-    let (host, port) = match place.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((host, port)) => (host, port.strip_prefix(':')),
-        None => match place.rsplit_once(':') {
-            Some((host, port)) => (host, Some(port)),
-            None => (place, None),
-        },
-    };
-    let port = match port {
-        None => server.port(),
-        Some(text) => match text.parse() {
-            Ok(port) if port > 0 => port,
-            _ => return invalid(format!("`{text}` is no port"), server.example()),
-        },
-    };
-    let plain = host.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b':'));
-    if plain { Ok((host.to_owned(), port)) } else { invalid(format!("`{host}` is no host"), server.example()) }
-}
-
-/// A part of a URL without its escapes; none if they are wrong or give no text.
-fn decoded(part: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(part.len());
-    let mut rest = part.as_bytes();
-    while let [first, others @ ..] = rest {
-        if *first == b'%' {
-            let digits = others.get(..2).and_then(|digits| str::from_utf8(digits).ok())?;
-            bytes.push(u8::from_str_radix(digits, 16).ok()?);
-            rest = &others[2..];
-        } else {
-            bytes.push(*first);
-            rest = others;
-        }
-    }
-    String::from_utf8(bytes).ok().filter(|text| !text.chars().any(char::is_control))
-}
-
 /// A table, by a name that needs no quotes in SQL: it is looked for in upper and lower case.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TableName {
@@ -288,7 +242,7 @@ pub struct TableName {
 
 impl TableName {
     /// Reads `modeshape_repository` or `schema.modeshape_repository`.
-    pub fn parse(text: &str) -> Result<Self, InvalidDatabase> {
+    pub fn parse(text: &str) -> Result<Self, Invalid> {
         let sound = |part: &str| {
             let first = part.bytes().next().is_some_and(|byte| byte.is_ascii_alphabetic() || byte == b'_');
             first && part.len() <= 63 && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'$'))

@@ -25,6 +25,7 @@ use crate::repository::documents::pack::Packer;
 use crate::repository::documents::survey::Survey;
 
 mod database;
+mod fedora;
 mod lines;
 mod listing;
 mod mysql;

@@ -19,11 +19,11 @@ const HOMES: &[(&str, &[&str])] = &[
     ("toml_edit", &["config/users"]),
     ("argon2", &["model/password"]),
     ("getrandom", &["service/access"]),
-    // The service's side of HTTP, and that of the commands which ask it.
-    ("hyper", &["service/http", "cli/remote"]),
-    ("hyper_util", &["service/http", "cli/remote"]),
-    ("http_body_util", &["service/http", "cli/remote"]),
-    ("tokio_rustls", &["service/http/tls", "repository/documents/database/tls"]),
+    // The service's side of HTTP, that of the commands which ask it, and ours of Fedora's.
+    ("hyper", &["service/http", "cli/remote", "repository/documents/fedora/call"]),
+    ("hyper_util", &["service/http", "cli/remote", "repository/documents/fedora/call"]),
+    ("http_body_util", &["service/http", "cli/remote", "repository/documents/fedora/call"]),
+    ("tokio_rustls", &["service/http/tls", "repository/documents/database/tls", "repository/documents/fedora/call"]),
     ("rustls_native_certs", &["repository/documents/database/tls"]),
     ("tokio_postgres", &["repository/documents/postgres"]),
     ("tokio_postgres_rustls", &["repository/documents/postgres"]),
@@ -34,7 +34,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("tokio_cron_scheduler", &["service/scheduler"]),
     ("clap", &["cli"]),
     ("indicatif", &["cli"]),
-    ("base64_simd", &["model/bson", "repository/documents/database", "service/http/fcr/basic"]),
+    ("base64_simd", &["model/bson", "repository/documents", "service/http/fcr/basic"]),
     // Documents and ModeShape's backups are gzip files, lists and archives are ours: two formats, two homes.
     ("flate2", &["jobs/list", "jobs/zip", "repository/documents", "repository/backup_directory"]),
 ];

@@ -56,7 +56,7 @@ fn the_example_parses_with_and_without_its_commented_settings_which_show_the_def
     assert_eq!(plain.repositories["main"].layout, full.repositories["main"].layout);
     assert_eq!(plain.repositories["main"].documents, None);
     assert!(full.repositories["main"].documents.is_some());
-    assert_eq!(full.repositories.len() + full.destinations.len(), 5);
+    assert_eq!(full.repositories.len() + full.destinations.len(), 6);
 }
 
 /// The keys that the parser lists when it meets one that it does not know, with those of the tables below.
@@ -483,7 +483,7 @@ fn documents_are_in_one_place_and_its_url_has_no_password() {
     /etc/holdfast/holdfast.toml:5:18: [repository.main.documents] does not say where the documents are
         5 | [repository.main.documents]
           |                  ^^^^^^^^^
-       way out: add directory = "/srv/modeshape-backup" or postgres = { url = "postgresql://USER@HOST/DATABASE" } or mysql = { url = "mysql://USER@HOST/DATABASE" }
+       way out: add directory = "/srv/modeshape-backup" or postgres = { url = "postgresql://USER@HOST/DATABASE" } or mysql = { url = "mysql://USER@HOST/DATABASE" } or fedora = { url = "http://HOST:8080/rest", staging = "/srv/staging" }
     "#);
     insta::assert_snapshot!(documents("directory = \"/d\"\npostgres = { url = \"postgres://u@h/x\" }"), @r#"
     /etc/holdfast/holdfast.toml:7:1: [repository.main.documents] says twice where the documents are
@@ -519,8 +519,47 @@ fn documents_are_in_one_place_and_its_url_has_no_password() {
     /etc/holdfast/holdfast.toml:6:42: unknown key `password` in [repository.main.documents.postgres]
         6 | postgres = { url = "postgresql://u@h/x", password = "hush" }
           |                                          ^^^^^^^^
-       way out: did you mean `password_file`? known keys: password_file, table, url
+       way out: did you mean `password_file`? known keys: compress, password_file, table, url
     "#);
+}
+
+#[test]
+fn a_fedora_that_is_asked_shares_a_directory_that_is_used_for_nothing_else() {
+    let config = parse(&format!(
+        "{SOUND}[repository.main.documents.fedora]\nurl = \"http://fedoraAdmin@h:8080/rest/\"\nstaging = \"staging\"\n\
+         staging_in_fedora = \"/io\"\npassword_file = \"secret\"\ntimeout = \"2h\"\n"
+    ));
+    let Some(DocumentSource::Fedora(server)) = &config.repositories["main"].documents else { panic!("{config:?}") };
+    assert_eq!(
+        (server.url.to_string().as_str(), server.url.user.as_deref()),
+        ("http://h:8080/rest", Some("fedoraAdmin"))
+    );
+    assert_eq!(
+        [&server.staging, &server.staging_in_fedora, server.password_file.as_ref().unwrap()].map(PathBuf::as_path),
+        ["/etc/holdfast/staging", "/io", "/etc/holdfast/secret"].map(Path::new)
+    );
+    assert_eq!(server.timeout, Duration::from_hours(2));
+
+    let fedora = |text: &str| error_after(&format!("[repository.main.documents]\nfedora = {{ {text} }}\n"));
+    let there = "url = \"http://h/rest\", staging = \"/srv/staging\"";
+    for (text, cause) in [
+        ("url = \"http://h/rest\"".to_owned(), "has no `staging`"),
+        ("staging = \"/srv/staging\"".to_owned(), "has no `url`"),
+        ("url = \"http://u:hush@h/rest\", staging = \"/s\"".to_owned(), "there is a password in the url"),
+        ("url = \"http://u@h/rest\", staging = \"/s\"".to_owned(), "there is a user in `url`, and no password"),
+        (format!("{there}, password_file = \"secret\""), "there is a password, and no user it is of"),
+        (format!("{there}, root_certificate = \"ca.pem\""), "`root_certificate` is for https"),
+        (format!("{there}, staging_in_fedora = \"io\""), "`staging_in_fedora` is a path in Fedora's world"),
+        (format!("{there}, timeout = \"1s\""), "`1s` is too short"),
+        (format!("{there}, stagin = \"/s\""), "unknown key `stagin`"),
+        ("url = \"http://h/rest\", staging = \"/srv/binaries/staging\"".to_owned(), "[repository.main]"),
+        ("url = \"http://h/rest\", staging = \"/var/backups/staging\"".to_owned(), "[destination.disk]"),
+        ("url = \"http://h/rest\", staging = \"/var/lib\"".to_owned(), "`state_dir`"),
+    ] {
+        let error = fedora(&text);
+        assert!(error.contains(cause) && error.contains("way out: "), "{text}: {error}");
+        assert!(!error.contains("hush"), "{error}");
+    }
 }
 
 #[test]

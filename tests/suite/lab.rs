@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use flate2::read::GzDecoder;
@@ -15,7 +15,7 @@ use holdfast::jobs::copy::{CopyOrder, copy};
 use holdfast::jobs::restore::{Origin, Parts, RestoreFrom, RestoreOrder, RestorePlan, plan, restore};
 use holdfast::jobs::source::RepositorySource;
 use holdfast::jobs::verify::{Depth, VerifyOrder, verify};
-use holdfast::ledger::{Ledger, StateLock};
+use holdfast::ledger::{InUse, Ledger, StateLock};
 use holdfast::model::digest::{Algorithm, Digest};
 use holdfast::model::key::Key;
 use holdfast::model::layout::Layout;
@@ -471,9 +471,7 @@ impl Lab {
 
     /// The ids of the documents in the repository's directory, in reading order.
     pub(crate) fn document_ids(&self) -> Vec<String> {
-        let mut files: Vec<_> = files_below(&self.path("documents")).into_iter().collect();
-        files.sort();
-        files.into_iter().flat_map(|(path, content)| ids_in(&path, &content)).collect()
+        ids_below(&self.path("documents"))
     }
 
     /// What there is to restore from.
@@ -490,6 +488,18 @@ impl Lab {
     /// Every file of the repository's binary store by path, with its content.
     pub(crate) fn snapshot(&self) -> BTreeMap<PathBuf, Vec<u8>> {
         files_below(&self.path("binaries"))
+    }
+}
+
+/// Takes a state directory that was just let go: a program that another test starts holds every file of this process
+/// until it has become that program.
+pub(crate) fn take_again(state: &Path, purpose: &str) -> StateLock {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        match StateLock::take(state, purpose) {
+            Err(error) if error.is::<InUse>() && Instant::now() < deadline => std::thread::yield_now(),
+            taken => return taken.unwrap(),
+        }
     }
 }
 
@@ -530,6 +540,13 @@ pub(crate) fn manifest_key(name: &str) -> String {
         Some(archive) => format!("archives/{archive}.json"),
         None => format!("points/{name}/point.json"),
     }
+}
+
+/// The ids of the documents in a directory, in reading order.
+pub(crate) fn ids_below(directory: &Path) -> Vec<String> {
+    let mut files: Vec<_> = files_below(directory).into_iter().collect();
+    files.sort();
+    files.into_iter().flat_map(|(path, content)| ids_in(&path, &content)).collect()
 }
 
 /// The ids of the documents in a file, compressed or not.

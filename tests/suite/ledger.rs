@@ -9,12 +9,12 @@ use jiff::Timestamp;
 use rusqlite::Connection;
 use tempfile::TempDir;
 
-use super::lab::sha1;
+use super::lab::{sha1, take_again};
 
 const NOW: Timestamp = Timestamp::UNIX_EPOCH;
 
 fn open(directory: &TempDir) -> (Ledger, Option<holdfast::ledger::SetAside>) {
-    Ledger::open(&StateLock::take(directory.path(), "test").unwrap()).unwrap()
+    Ledger::open(&take_again(directory.path(), "test")).unwrap()
 }
 
 /// Does something to the file.
@@ -40,7 +40,7 @@ fn a_second_process_is_told_who_holds_the_state_directory() {
     let InUse { holder, .. } = error.downcast_ref().unwrap();
     assert_eq!(*holder, format!("process {} (run copy.binaries)", std::process::id()));
     drop(first);
-    StateLock::take(directory.path(), "serve").unwrap();
+    drop(take_again(directory.path(), "serve"));
 }
 
 #[test]

@@ -23,6 +23,7 @@ mod documents;
 mod faulty;
 mod fcr;
 mod fcr_calls;
+mod fedora_source;
 mod http;
 mod http_limits;
 mod http_listeners;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use holdfast::model::database::DocumentTable;
 use holdfast::model::run::Outcome;
 use holdfast::repository::documents::{DocumentReport, DocumentSource, Earlier, Stopped};
 
@@ -281,6 +282,8 @@ fn after_an_error_or_without_a_commit_the_old_documents_are_there() {
     replace(&table, &[line("a", "{ }")]).unwrap();
     assert!(sql.contents()[0].1.starts_with(&[0x1f, 0x8b]));
     assert_eq!(read(&table).lines(), [line("a", "{ }")]);
+    replace(&DocumentTable { compress: Some(false), ..table }, &[line("a", "{ }")]).unwrap();
+    assert!(!sql.contents()[0].1.starts_with(&[0x1f, 0x8b]));
 }
 
 #[test]

@@ -181,6 +181,7 @@ impl Database<'_> {
             url: DatabaseUrl::parse(Server::Mysql, url).unwrap(),
             table: TableName::parse(table).unwrap(),
             password_file: Some(self.password_file.clone()),
+            compress: None,
         }
     }
 

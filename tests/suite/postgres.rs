@@ -479,6 +479,12 @@ fn documents_are_kept_as_the_table_keeps_them_and_a_missing_table_is_made() {
     assert_eq!(defaults(&mut sql), made_by_modeshape);
     assert_eq!(read(&database.table()).lines(), lines);
     assert!(sql.contents().iter().all(|(_, content)| !content.starts_with(&[0x1f, 0x8b])));
+    // Whoever knows how ModeShape reads the table says so.
+    let told = |compress| DocumentTable { compress: Some(compress), ..database.table() };
+    for compress in [true, false] {
+        replace(&told(compress), &lines).unwrap();
+        assert!(sql.contents().iter().all(|(_, content)| content.starts_with(&[0x1f, 0x8b]) == compress));
+    }
 }
 
 #[test]
@@ -613,6 +619,7 @@ fn write_until_killed() {
         url: holdfast::model::database::DatabaseUrl::parse(holdfast::model::database::Server::Postgres, url).unwrap(),
         table: holdfast::model::database::TableName::parse("modeshape_repository").unwrap(),
         password_file: Some(password_file.into()),
+        compress: None,
     };
     let mut sink = table.replace(&|| false).unwrap();
     for n in 0.. {

@@ -190,6 +190,7 @@ impl Database<'_> {
             url: DatabaseUrl::parse(Server::Postgres, url).unwrap(),
             table: TableName::parse(table).unwrap(),
             password_file: Some(self.password_file.clone()),
+            compress: None,
         }
     }
 

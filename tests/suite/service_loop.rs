@@ -13,6 +13,8 @@ use holdfast::service::site::Site;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::lab::take_again;
+
 /// How often the loop goes round at least: no test waits for that.
 const BEAT: Duration = Duration::from_mins(1);
 
@@ -36,7 +38,7 @@ pub(crate) struct Running {
 impl Running {
     /// Opens the state directory and begins to go round, as `holdfast serve` does.
     pub(crate) fn start(state: &Path, site: Arc<dyn Site>, clock: Arc<dyn Clock>) -> Self {
-        let lock = StateLock::take(state, "test").unwrap();
+        let lock = take_again(state, "test");
         let (ledger, _) = Ledger::open(&lock).unwrap();
         ledger.interrupt_open_runs(clock.now()).unwrap();
         let runner = Runner { ledger: Arc::new(ledger), clock };

@@ -13,6 +13,7 @@ use crate::cli::text;
 use crate::config::Repository;
 use crate::model::database::DocumentTable;
 use crate::model::database::Encryption;
+use crate::model::fedora::FedoraServer;
 use crate::model::layout::{Layout, RootEntry};
 use crate::repository::binaries::{BinaryStore, open_regular};
 use crate::repository::documents::{DocumentSource, TableReport};
@@ -36,10 +37,26 @@ pub(super) fn check(findings: &mut Findings, repository: &Repository) {
             Ok(_) => findings.ok(&subject, format!("documents found in `{}`", directory.path().display())),
             Err(error) => findings.failure(&subject, &error),
         },
+        Some(DocumentSource::Fedora(server)) => fedora(findings, &subject, &server),
         Some(DocumentSource::Table(table)) => match table.look() {
             Ok(report) => database(findings, &subject, &table, &report),
             Err(error) => findings.failure(&subject, &error),
         },
+    }
+}
+
+fn fedora(findings: &mut Findings, subject: &str, server: &FedoraServer) {
+    let url = &server.url;
+    match server.look() {
+        Ok(()) => {
+            let staging = server.staging.display();
+            findings.ok(subject, format!("Fedora answers at {url}, and can be asked for backups in `{staging}`"));
+        }
+        Err(error) => findings.failure(subject, &error),
+    }
+    if !url.is_local() && !url.encrypted && url.user.is_some() {
+        let hint = "let it be reached by https, or ask it on the machine it runs on";
+        findings.warning(subject, format!("the password goes to {url} unencrypted"), hint);
     }
 }
 

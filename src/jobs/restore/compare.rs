@@ -128,6 +128,10 @@ pub(super) fn documents_differ(
     let mut files = documents.files.iter().map(|file| file.sha1);
     let mut same = true;
     let stop = || run.stop.is_cancelled();
+    if let DocumentSource::Fedora(_) = there {
+        // To ask for them is to have all of it backed up, binaries included.
+        return Ok(true);
+    }
     if let DocumentSource::Table(table) = there {
         // A database that cannot be asked is no reason to replace what is in it.
         let look = table.look();

@@ -11,6 +11,7 @@ pub(super) use content::compression_of;
 pub(super) use content::gzip;
 pub(super) use intake::Intake;
 pub(super) use password::password;
+pub(super) use password::password_in;
 pub(super) use tls::client_config;
 pub(super) use tls::trusted_certificates;
 pub(super) use wait::within;

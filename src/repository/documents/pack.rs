@@ -25,7 +25,7 @@ use crate::repository::documents::lines::Lines;
 use crate::repository::documents::lines::unpacked;
 
 /// How many documents a file holds at most, as ModeShape's own do.
-const DOCUMENTS_PER_FILE: u64 = 100_000;
+pub(super) const DOCUMENTS_PER_FILE: u64 = 100_000;
 /// How large a file may become: small enough to be held in memory and sent in one request.
 const FILE_BYTES: usize = 8 << 20;
 /// What the compressor may still hold back.

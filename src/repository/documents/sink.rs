@@ -15,5 +15,17 @@ pub trait DocumentSink: Send {
 
 /// The answer to a commit was lost, and the server could not be asked what became of it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}; whether it has the old documents or the new ones is not known: look at the table")]
-pub struct CommitUnknown(pub String);
+#[error("{cause}; whether it has the old documents or the new ones is not known: {way_out}")]
+pub struct CommitUnknown {
+    /// What happened instead of an answer.
+    pub cause: String,
+    /// How it can be known.
+    pub way_out: &'static str,
+}
+
+impl CommitUnknown {
+    /// For a table, which holds either the old or the new ones.
+    pub(super) fn of_table(error: &anyhow::Error) -> Self {
+        Self { cause: format!("{error:#}"), way_out: "look at the table" }
+    }
+}

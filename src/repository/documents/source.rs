@@ -4,6 +4,7 @@ use anyhow::bail;
 
 use crate::model::database::DocumentTable;
 use crate::model::database::Server;
+use crate::model::fedora::FedoraServer;
 use crate::repository::documents::DocumentDirectory;
 use crate::repository::documents::DocumentReport;
 use crate::repository::documents::Fingerprint;
@@ -11,6 +12,7 @@ use crate::repository::documents::PackedDocuments;
 use crate::repository::documents::SeenDocuments;
 use crate::repository::documents::database::OtherConnection;
 use crate::repository::documents::database::TableReport;
+use crate::repository::documents::fedora;
 use crate::repository::documents::mysql;
 use crate::repository::documents::postgres;
 use crate::repository::documents::sink::DocumentSink;
@@ -22,6 +24,8 @@ pub enum DocumentSource {
     Directory(DocumentDirectory),
     /// A table of a database.
     Table(DocumentTable),
+    /// A Fedora that makes backups on request.
+    Fedora(FedoraServer),
 }
 
 /// Documents as they are at one moment, or, in a directory, as they have to stay.
@@ -33,6 +37,7 @@ enum Open {
     Directory(DocumentDirectory, Fingerprint),
     Postgres(Box<postgres::Snapshot>),
     Mysql(Box<mysql::Snapshot>),
+    Fedora(fedora::Staged),
 }
 
 impl std::fmt::Display for DocumentSource {
@@ -40,12 +45,13 @@ impl std::fmt::Display for DocumentSource {
         match self {
             Self::Directory(directory) => write!(f, "{}", directory.path().display()),
             Self::Table(table) => write!(f, "{}", table.url),
+            Self::Fedora(server) => write!(f, "{}", server.url),
         }
     }
 }
 
 impl DocumentSource {
-    /// Opens them; what a database holds now is what will be read. Blocks.
+    /// Opens them; what a database or a Fedora holds now is what will be read. Blocks.
     pub fn open(&self, stop: &dyn Fn() -> bool) -> anyhow::Result<OpenDocuments> {
         let open = match self {
             Self::Directory(directory) => Open::Directory(directory.clone(), directory.fingerprint()?),
@@ -53,6 +59,7 @@ impl DocumentSource {
                 Server::Postgres => Open::Postgres(Box::new(postgres::Snapshot::take(table, stop)?)),
                 Server::Mysql => Open::Mysql(Box::new(mysql::Snapshot::take(table, stop)?)),
             },
+            Self::Fedora(server) => Open::Fedora(fedora::Staged::make(server, stop)?),
         };
         Ok(OpenDocuments(open))
     }
@@ -66,6 +73,8 @@ impl OpenDocuments {
             Open::Directory(_, fingerprint) => Some(fingerprint.to_string()),
             Open::Postgres(snapshot) => Some(snapshot.fingerprint().to_owned()),
             Open::Mysql(snapshot) => Some(snapshot.fingerprint().to_owned()),
+            // Its files are made anew each time.
+            Open::Fedora(_) => None,
         }
     }
 
@@ -82,18 +91,42 @@ impl OpenDocuments {
             Open::Directory(directory, _) => directory.read(seen, stop, sink),
             Open::Postgres(snapshot) => snapshot.read(stop, sink),
             Open::Mysql(snapshot) => snapshot.read(stop, sink),
+            Open::Fedora(staged) => staged.directory().read(seen, stop, sink),
         }
     }
 
     /// An error if a directory no longer looks as it did when it was opened.
     pub fn unchanged(&self) -> anyhow::Result<()> {
-        match &self.0 {
-            Open::Directory(directory, fingerprint) if directory.fingerprint()? != *fingerprint => bail!(
+        let (directory, fingerprint) = match &self.0 {
+            Open::Directory(directory, fingerprint) => (directory, *fingerprint),
+            Open::Fedora(staged) => (staged.directory(), staged.fingerprint()),
+            Open::Postgres(_) | Open::Mysql(_) => return Ok(()),
+        };
+        if directory.fingerprint()? != fingerprint {
+            bail!(
                 "read documents in `{}`: they were changed meanwhile; run the backup again",
                 directory.path().display()
-            ),
-            _ => Ok(()),
+            );
         }
+        Ok(())
+    }
+}
+
+impl DocumentSource {
+    /// Begins to replace all documents at once; none for a directory, whose files are moved instead. Blocks.
+    pub fn replace(&self, stop: &dyn Fn() -> bool) -> anyhow::Result<Option<Box<dyn DocumentSink>>> {
+        Ok(match self {
+            Self::Directory(_) => None,
+            Self::Table(table) => Some(table.replace(stop)?),
+            Self::Fedora(server) => Some(Box::new(fedora::Replacement::begin(server, stop)?)),
+        })
+    }
+}
+
+impl FedoraServer {
+    /// Looks whether it answers, knows us, and shares a directory with us. Blocks.
+    pub fn look(&self) -> anyhow::Result<()> {
+        fedora::look(self)
     }
 }
 

@@ -9,6 +9,7 @@ use flate2::write::GzEncoder;
 use super::CONTENT_LIMIT;
 use crate::model::bson::BsonError;
 use crate::model::bson::to_json;
+use crate::model::database::DocumentTable;
 
 /// How a table keeps its documents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +18,13 @@ pub(in crate::repository::documents) enum Compression {
     None,
     /// Each as a gzip file.
     Gzip,
+}
+
+impl Compression {
+    /// What the configuration says of a table, if it does.
+    pub(in crate::repository::documents) fn set_for(table: &DocumentTable) -> Option<Self> {
+        table.compress.map(|compress| if compress { Self::Gzip } else { Self::None })
+    }
 }
 
 /// How a value is compressed, by its first four bytes and its length; none if it is nothing that is known.

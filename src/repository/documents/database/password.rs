@@ -17,7 +17,7 @@ use crate::model::database::Server;
 /// The password, if one is kept anywhere: a server may know us by something else.
 pub(in crate::repository::documents) fn password(table: &DocumentTable) -> anyhow::Result<Option<String>> {
     if let Some(path) = &table.password_file {
-        return from_file(path).map(Some);
+        return password_in(path).map(Some);
     }
     let environment = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
     match table.url.server {
@@ -33,7 +33,8 @@ pub(in crate::repository::documents) fn password(table: &DocumentTable) -> anyho
     }
 }
 
-fn from_file(path: &Path) -> anyhow::Result<String> {
+/// The password in a file of its own.
+pub(in crate::repository::documents) fn password_in(path: &Path) -> anyhow::Result<String> {
     let doing = || format!("read the password in `{}`", path.display());
     let text = fs::read_to_string(path).with_context(doing)?;
     let password = text.strip_suffix('\n').unwrap_or(&text);
@@ -131,7 +132,7 @@ mod tests {
         let path = scratch.path().join("password");
         for (text, expected) in [("secret\n", Some("secret")), ("a b", Some("a b")), ("", None), ("a\nb\n", None)] {
             fs::write(&path, text).unwrap();
-            assert_eq!(from_file(&path).ok().as_deref(), expected, "{text:?}");
+            assert_eq!(password_in(&path).ok().as_deref(), expected, "{text:?}");
         }
     }
 }

@@ -1,5 +1,6 @@
-//! Encryption on the way to a database: who the server has to be is what the URL says.
+//! Encryption on the way to a server: who it has to be is what the configuration says.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -23,21 +24,26 @@ use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::pki_types::UnixTime;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 
-use crate::model::database::DatabaseUrl;
 use crate::model::database::Encryption;
 
-/// What a connection to this database needs.
-pub(in crate::repository::documents) fn client_config(url: &DatabaseUrl) -> anyhow::Result<ClientConfig> {
+/// What a connection needs that is encrypted in this way, for a server that the certificate vouches for.
+pub(in crate::repository::documents) fn client_config(
+    encryption: Encryption,
+    root_certificate: Option<&Path>,
+) -> anyhow::Result<ClientConfig> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .context("prepare encryption")?;
-    let vouched = match url.encryption {
+    let vouched = match encryption {
         Encryption::ForNamed => {
-            return Ok(config.with_root_certificates(roots(url)?.0).with_no_client_auth());
+            return Ok(config.with_root_certificates(roots(root_certificate)?.0).with_no_client_auth());
         }
         Encryption::ForVouchedFor => {
-            let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots(url)?.0), Arc::clone(&provider));
+            let verifier = WebPkiServerVerifier::builder_with_provider(
+                Arc::new(roots(root_certificate)?.0),
+                Arc::clone(&provider),
+            );
             Some(verifier.build().context("prepare encryption")?)
         }
         Encryption::Never | Encryption::IfOffered | Encryption::Always => None,
@@ -47,21 +53,23 @@ pub(in crate::repository::documents) fn client_config(url: &DatabaseUrl) -> anyh
 }
 
 /// Those who vouch for the server, each as it is encoded.
-pub(in crate::repository::documents) fn trusted_certificates(url: &DatabaseUrl) -> anyhow::Result<Vec<Vec<u8>>> {
-    Ok(roots(url)?.1.iter().map(|certificate| certificate.to_vec()).collect())
+pub(in crate::repository::documents) fn trusted_certificates(
+    root_certificate: Option<&Path>,
+) -> anyhow::Result<Vec<Vec<u8>>> {
+    Ok(roots(root_certificate)?.1.iter().map(|certificate| certificate.to_vec()).collect())
 }
 
 /// Those who vouch for the server.
-fn roots(url: &DatabaseUrl) -> anyhow::Result<(RootCertStore, Vec<CertificateDer<'static>>)> {
+fn roots(root_certificate: Option<&Path>) -> anyhow::Result<(RootCertStore, Vec<CertificateDer<'static>>)> {
     let mut roots = RootCertStore::empty();
-    let Some(path) = &url.root_certificate else {
+    let Some(path) = root_certificate else {
         let found = rustls_native_certs::load_native_certs().certs;
         let (sound, _) = roots.add_parsable_certificates(found.iter().cloned());
         let found = if sound == found.len() { found } else { found.into_iter().filter(is_sound).collect() };
         ensure!(
             !roots.is_empty(),
             "look for those whom this machine trusts: there is nobody; install ca-certificates, or name a certificate \
-             in the url"
+             in the configuration"
         );
         return Ok((roots, found));
     };

@@ -24,7 +24,7 @@ pub(in crate::repository::documents) async fn within<T, E>(
         tokio::select! {
             biased;
             done = &mut future => return done.map_err(explain),
-            () = &mut late => bail!("the database did not answer within {} minutes", limit.as_secs() / 60),
+            () = &mut late => bail!("there was no answer within {} seconds", limit.as_secs()),
             _ = ticks.tick() => if stop() { return Err(Stopped.into()) },
         }
     }

@@ -160,7 +160,7 @@ fn options(url: &DatabaseUrl, password: Option<&str>, encrypted: bool) -> anyhow
     if encrypted {
         let mut ssl = SslOpts::default();
         if url.encryption == Encryption::ForNamed {
-            let trusted = trusted_certificates(url)?.into_iter().map(Into::into).collect();
+            let trusted = trusted_certificates(url.root_certificate.as_deref())?.into_iter().map(Into::into).collect();
             ssl = ssl.with_root_certs(trusted).with_disable_built_in_roots(true);
         } else {
             ssl = ssl.with_danger_accept_invalid_certs(true);

@@ -58,7 +58,10 @@ impl Replacement {
         // In this isolation what was deleted, and the gaps around it, cannot be written by others; they read the old.
         session.run(stop, &doing, "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ")?;
         session.run(stop, &doing, "START TRANSACTION")?;
-        let compression = compression(&mut session, &table, stop)?;
+        let compression = match Compression::set_for(wanted) {
+            None => compression(&mut session, &table, stop)?,
+            Some(set) => set,
+        };
         let delete = format!("DELETE FROM {}", table.quoted);
         let (waiter, conn) = session.parts();
         waiter.wait(stop, TAKE_WITHIN, conn.query_drop(delete)).with_context(|| doing)?;
@@ -130,7 +133,7 @@ impl DocumentSink for Replacement {
             return Err(error).with_context(|| format!("{doing}: it has the old ones"));
         }
         // The answer may be what was lost, and the server does not know afterwards.
-        Err(CommitUnknown(format!("{error:#}"))).context(doing)
+        Err(CommitUnknown::of_table(&error)).context(doing)
     }
 }
 

@@ -65,7 +65,7 @@ impl Session {
         if let Some(password) = password(table)? {
             config.password(password);
         }
-        let tls = MakeRustlsConnect::new(client_config(url)?);
+        let tls = MakeRustlsConnect::new(client_config(url.encryption, url.root_certificate.as_deref())?);
         let doing = || format!("connect to {url}");
         let runtime = Builder::new_current_thread().enable_all().build().with_context(doing)?;
         let connecting = async {

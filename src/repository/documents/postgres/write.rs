@@ -61,7 +61,10 @@ impl Replacement {
             &format!("hold {}", table.shown()),
             &format!("LOCK TABLE {} IN EXCLUSIVE MODE", table.quoted),
         )?;
-        let compression = compression(&session, &table)?;
+        let compression = match Compression::set_for(wanted) {
+            None => compression(&session, &table)?,
+            Some(set) => set,
+        };
         let version = session.row("look at the server", "SELECT current_setting('server_version_num')", &[])?;
         let transaction = if text(&version, 0)?.parse::<u32>().is_ok_and(|version| version >= 100_000) {
             Some(text(&session.row("look at the transaction", "SELECT txid_current()::text", &[])?, 0)?)
@@ -157,7 +160,7 @@ impl DocumentSink for Replacement {
             Some(Ok(status)) if status == "aborted" => {
                 Err(error).with_context(|| format!("{}: it has the old ones", doing()))
             }
-            _ => Err(CommitUnknown(format!("{error:#}"))).with_context(doing),
+            _ => Err(CommitUnknown::of_table(&error)).with_context(doing),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Documents on their way into the table of a database, which takes them all at once or not at all.
+//! Documents on their way into a database or a Fedora, which take them all at once or not at all.
 
 use std::fs;
 use std::ops::ControlFlow;
@@ -15,12 +15,17 @@ use crate::repository::documents::{DocumentSink, DocumentSource, each_line};
 /// How many other programs an error names.
 const NAMED: usize = 3;
 
-/// An error if documents cannot be written to their database, or should not be because other programs are connected to
-/// it: one that goes on with what it remembers would write over them. Found out before anything is fetched.
-pub(super) async fn check_table(run: &RunContext, order: &RestoreOrder) -> anyhow::Result<()> {
-    let Some(DocumentSource::Table(table)) = &order.documents else { return Ok(()) };
-    let (table, ignore_connections) = (table.clone(), order.ignore_connections);
+/// An error if documents cannot be written where they belong, or should not be because other programs are connected to
+/// the database: one that goes on with what it remembers would write over them. Found out before anything is fetched.
+pub(super) async fn check_target(run: &RunContext, order: &RestoreOrder) -> anyhow::Result<()> {
+    let Some(documents) = order.documents.clone() else { return Ok(()) };
+    let ignore_connections = order.ignore_connections;
     run.blocking(move |_| {
+        let table = match &documents {
+            DocumentSource::Directory(_) => return Ok(()),
+            DocumentSource::Fedora(server) => return server.look().context("restore documents"),
+            DocumentSource::Table(table) => table,
+        };
         ensure!(
             table.look()?.writable,
             "restore documents to {}: its user may not write {}: grant DELETE and INSERT on it, or, if there is no such \
@@ -46,7 +51,7 @@ pub(super) async fn check_table(run: &RunContext, order: &RestoreOrder) -> anyho
     .await
 }
 
-/// Writes the staged documents into the database, where nobody sees them before they are committed.
+/// Writes the staged documents to where they belong; nobody sees them there before they are committed.
 pub(super) async fn write_documents(
     run: &RunContext,
     order: &RestoreOrder,
@@ -54,18 +59,18 @@ pub(super) async fn write_documents(
     comparison: Comparison,
     staging: &Staging,
 ) -> anyhow::Result<(Comparison, Option<Box<dyn DocumentSink>>)> {
-    let Some(DocumentSource::Table(table)) = &order.documents else { return Ok((comparison, None)) };
-    if comparison.documents.is_empty() {
+    let Some(target) = order.documents.clone() else { return Ok((comparison, None)) };
+    if comparison.documents.is_empty() || matches!(target, DocumentSource::Directory(_)) {
         return Ok((comparison, None));
     }
-    check_table(run, order).await?;
+    check_target(run, order).await?;
     let expected = contents.documents().count;
-    run.report.phase(format!("writing documents to {}", table.url), "documents", Some(expected));
-    let (table, staging) = (table.clone(), staging.paths());
+    run.report.phase(format!("writing documents to {target}"), "documents", Some(expected));
+    let staging = staging.paths();
     run.blocking(move |run| {
         let stop = || run.stop.is_cancelled();
         let written = (|| {
-            let mut sink = table.replace(&stop)?;
+            let Some(mut sink) = target.replace(&stop)? else { return Ok(None) };
             for name in &comparison.documents {
                 let path = staging.document(name);
                 let content = fs::read(&path).with_context(|| format!("read `{}`", path.display()))?;
@@ -79,13 +84,12 @@ pub(super) async fn write_documents(
             let written = sink.finish(&stop)?;
             ensure!(
                 written == expected,
-                "write documents to {}: {written} were written, the backup has {expected}; nothing was changed",
-                table.url
+                "write documents to {target}: {written} were written, the backup has {expected}; nothing was changed"
             );
-            Ok(sink)
+            Ok(Some(sink))
         })();
         run.go_on()?;
-        Ok((comparison, Some(written?)))
+        Ok((comparison, written?))
     })
     .await
 }
