@@ -152,4 +152,5 @@ def database(repository):
     """The documents of a ModeShape repository, or of a Fedora's database."""
     kind = {"PostgreSQL": "postgres", "MariaDB": "mysql"}[repository.server.name]
     table = {"PostgreSQL": "modeshape_repository", "MariaDB": "MODESHAPE_REPOSITORY"}[repository.server.name]
-    return f'{kind} = {{ url = "{repository.url}", table = "{table}" }}'
+    compress = ", compress = true" if repository.compress else ""
+    return f'{kind} = {{ url = "{repository.url}", table = "{table}"{compress} }}'
