@@ -335,6 +335,16 @@ fn copies_and_backups_bring_the_documents_of_a_table_and_only_what_changed() {
 }
 
 #[test]
+fn connections_of_our_own_that_have_just_ended_are_not_taken_for_others() {
+    let Some(database) = database() else { return };
+    let table = database.table();
+    for _ in 0..30 {
+        table.look().unwrap();
+        assert_eq!(table.other_connections().unwrap(), []);
+    }
+}
+
+#[test]
 fn encryption_is_what_the_url_says() {
     let mut params = rcgen::CertificateParams::new(vec![]).unwrap();
     params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);

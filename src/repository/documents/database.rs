@@ -14,6 +14,7 @@ pub(super) use password::password;
 pub(super) use password::password_in;
 pub(super) use tls::client_config;
 pub(super) use tls::trusted_certificates;
+pub(super) use wait::lasting;
 pub(super) use wait::within;
 
 /// A connection to the database that is not ours.

@@ -15,6 +15,7 @@ pub(super) use write::Replacement;
 use crate::model::database::DocumentTable;
 use crate::repository::documents::database::OtherConnection;
 use crate::repository::documents::database::TableReport;
+use crate::repository::documents::database::lasting;
 use session::Session;
 use table::Table;
 
@@ -25,13 +26,15 @@ const ANSWER_WITHIN: Duration = Duration::from_mins(10);
 /// the same user.
 pub(super) fn other_connections(table: &DocumentTable) -> anyhow::Result<Vec<OtherConnection>> {
     let mut session = Session::open(table)?;
-    let rows: Vec<(String, String)> = session.rows(
-        &|| false,
-        "look at the connections to the database",
-        "SELECT USER, COALESCE(HOST, '') FROM information_schema.PROCESSLIST WHERE DB = DATABASE() \
-         AND ID <> CONNECTION_ID() ORDER BY ID",
-        (),
-    )?;
+    let rows: Vec<(String, String)> = lasting(|| {
+        session.rows(
+            &|| false,
+            "look at the connections to the database",
+            "SELECT USER, COALESCE(HOST, '') FROM information_schema.PROCESSLIST WHERE DB = DATABASE() \
+             AND ID <> CONNECTION_ID() ORDER BY ID",
+            (),
+        )
+    })?;
     let other = |(user, host): (String, String)| {
         let from = host.rsplit_once(':').map_or(host.as_str(), |(host, _)| host).to_owned();
         OtherConnection { application: String::new(), user, from }

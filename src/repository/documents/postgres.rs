@@ -15,6 +15,7 @@ pub(super) use write::Replacement;
 use crate::model::database::DocumentTable;
 use crate::repository::documents::database::OtherConnection;
 use crate::repository::documents::database::TableReport;
+use crate::repository::documents::database::lasting;
 use session::Session;
 use session::text;
 use table::Table;
@@ -25,19 +26,21 @@ const ANSWER_WITHIN: Duration = Duration::from_mins(10);
 /// The connections of others to the database, as far as this user may see them.
 pub(super) fn other_connections(table: &DocumentTable) -> anyhow::Result<Vec<OtherConnection>> {
     let session = Session::open(table)?;
-    // Of other users' connections the kind is hidden from those who may not see it.
-    let rows = session.rows(
-        "look at the connections to the database",
-        "SELECT coalesce(application_name, ''), coalesce(usename, '')::text, coalesce(host(client_addr), '') \
-         FROM pg_catalog.pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() \
-         AND coalesce(backend_type, 'client backend') = 'client backend' ORDER BY pid",
-        &[],
-    )?;
-    let other = |row: &tokio_postgres::Row| {
-        Ok(OtherConnection { application: text(row, 0)?, user: text(row, 1)?, from: text(row, 2)? })
-    };
-    let others: anyhow::Result<Vec<_>> = rows.iter().map(other).collect();
-    Ok(others?.into_iter().filter(|other| other.application != session::APPLICATION).collect())
+    lasting(|| {
+        // Of other users' connections the kind is hidden from those who may not see it.
+        let rows = session.rows(
+            "look at the connections to the database",
+            "SELECT coalesce(application_name, ''), coalesce(usename, '')::text, coalesce(host(client_addr), '') \
+             FROM pg_catalog.pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() \
+             AND coalesce(backend_type, 'client backend') = 'client backend' ORDER BY pid",
+            &[],
+        )?;
+        let other = |row: &tokio_postgres::Row| {
+            Ok(OtherConnection { application: text(row, 0)?, user: text(row, 1)?, from: text(row, 2)? })
+        };
+        let others: anyhow::Result<Vec<_>> = rows.iter().map(other).collect();
+        Ok(others?.into_iter().filter(|other| other.application != session::APPLICATION).collect())
+    })
 }
 
 /// Looks at everything that reading and writing need.

@@ -9,6 +9,7 @@ import pathlib
 import shutil
 import subprocess
 import tempfile
+import zipfile
 
 from suite import Missing
 
@@ -85,13 +86,20 @@ def jetty():
 
 
 def fedora(version):
-    """A web application: the war as published, or one put together from the modules where none was published."""
+    """The directory of a web application: the war as published, or one put together from the modules where none was published."""
     own = HERE / "webapps" / version
     if own.is_dir():
         return part(f"fedora-{version}", list(own.iterdir()), lambda into: assemble(own, into))
-    directory = part(f"fedora-{version}", [], lambda into: maven(
-        [f"{COPY}:copy", f"-Dartifact=org.fcrepo:fcrepo-webapp:{version}:war", f"-DoutputDirectory={into}"], cache() / "maven.log"))
-    return next(directory.glob("*.war"))
+    return part(f"fedora-{version}-published", [], lambda into: published(version, into))
+
+
+def published(version, into):
+    """Unpacked, as each start would have to do that otherwise."""
+    maven([f"{COPY}:copy", f"-Dartifact=org.fcrepo:fcrepo-webapp:{version}:war", f"-DoutputDirectory={into}"], cache() / "maven.log")
+    war = next(into.glob("*.war"))
+    with zipfile.ZipFile(war) as packed:
+        packed.extractall(into)
+    war.unlink()
 
 
 def assemble(own, into):

@@ -2,19 +2,23 @@
 
 import difflib
 import pathlib
+import random
 import re
 import shutil
+import time
 
 from suite import databases
 from suite import holdfast
 from suite.fedora import Fedora
 from suite.holdfast import Holdfast
-from suite.modeshape import Ended
 from suite.modeshape import Repository
 from suite.modeshape import Writer
+from suite.pages import Machine
 
 POSTGRES = databases.Postgres
 MARIADB = databases.MariaDb
+# How many backups a case under load makes.
+MOST_UNDER_LOAD = 18
 
 
 class Different(Exception):
@@ -135,10 +139,13 @@ def database_to_database(lab, source, target, compress=False, more=()):
     first = lab.repository(source, "first", compress=compress)
     first.write(3, *more)
     before = first.dump()
-    second = lab.repository(target, "second")
+    second = lab.repository(target, "second", compress=compress)
     third = lab.repository(target, "third")
     tool = lab.holdfast().configure(**{each.database: (each.binaries, holdfast.database(each)) for each in (first, second, third)})
     tool.restore(tool.backup("first")["result"], "second")
+    if source == target:
+        # The table that Holdfast made is the one that ModeShape makes.
+        same(first.server.table("first").splitlines(), second.server.table("second").splitlines())
     compare(before, second)
     tool.restore(tool.copy("first")["result"], "third")
     return compare(before, third)
@@ -167,23 +174,49 @@ def holdfast_to_modeshape(lab, kind):
     return compare(before, second)
 
 
+def every_direction(lab, kind):
+    """From Holdfast to Holdfast, from Holdfast to ModeShape and from ModeShape to Holdfast, from one repository."""
+    first = lab.repository(kind, "first")
+    first.write(6)
+    before = first.dump()
+    there, back, by_modeshape, from_modeshape = (lab.repository(kind, name) for name in ("there", "back", "by_modeshape", "from_modeshape"))
+    tool = lab.holdfast().configure(**{each.database: (each.binaries, holdfast.database(each)) for each in (first, there, back, from_modeshape)})
+    # There, and from there back: what Holdfast wrote it reads again.
+    tool.restore(tool.backup("first")["result"], "there")
+    tool.restore(tool.copy("there")["result"], "back")
+    compare(before, back)
+    # A backup by Holdfast, restored by ModeShape.
+    by_modeshape.restore(tool.unpacked(tool.backup("back")["result"]))
+    compare(before, by_modeshape)
+    # And one by ModeShape, restored by Holdfast.
+    tool.restore(first.backup(lab.directory / "backup"), "from_modeshape")
+    return compare(before, from_modeshape)
+
+
 def under_load(lab, kind):
     """Holdfast backs up while ModeShape writes at full rate; each backup is of one moment, and restorable."""
     first = lab.repository(kind, "first")
-    tool = lab.holdfast()
     second = lab.repository(kind, "second")
-    tool.configure(main=(first.binaries, holdfast.database(first)), second=(second.binaries, holdfast.database(second)))
-    writer = Writer(first, lab.seconds, lab.directory / "writer.log")
+    root = lab.directory / "root"
+    root.mkdir()
+    tool = lab.holdfast().configure(main=(first.binaries, holdfast.database(first)), second=(second.binaries, holdfast.database(second)))
+    writer = Writer(first, lab.directory / "writer.log")
     taken = []
     try:
-        before = writer.committed(least=50)
-        while True:
-            run = tool.backup() if len(taken) % 2 == 0 else tool.copy()
-            after = writer.committed()
-            taken.append((before, run["result"], after))
-            before = after
-    except Ended:
-        writer.wait()
+        with tool.service(root) as service:
+            # In turn an archive, a restore point, and the directory of a fcr:backup.
+            ways = [lambda: tool.backup()["result"], lambda: tool.copy()["result"], lambda: service.call("backup", "", 200)]
+            start = before = writer.committed(least=50)
+            began = time.monotonic()
+            while len(taken) < len(ways) or time.monotonic() - began < lab.seconds:
+                # Not more than can be opened one by one afterwards.
+                time.sleep(max(0, began + len(taken) * lab.seconds / MOST_UNDER_LOAD - time.monotonic()))
+                name = ways[len(taken) % len(ways)]()
+                after = writer.committed()
+                taken.append((before, name, after))
+                before = after
+            rate = (sum(after) - sum(start)) / (time.monotonic() - began)
+        writer.end()
     finally:
         writer.stop()
     checked = []
@@ -193,17 +226,20 @@ def under_load(lab, kind):
         server.create(second.database)
         shutil.rmtree(second.binaries)
         second.binaries.mkdir()
-        tool.restore(name, "second")
+        if "/" in name:
+            second.restore(name)
+            how = f"fcr:backup {pathlib.Path(name).name}, restored by ModeShape"
+        else:
+            tool.restore(name, "second")
+            how = f"{name}, restored by Holdfast"
         said = second.run("check-invariants")
         counts = [int(count) for count in re.search(r"counts \[(.*)\]", said)[1].split(",")]
         # What was committed before the backup began is in it, and nothing that came after its end.
         for low, count, high in zip(before, counts, after):
             if not low <= count <= high:
                 raise Different(f"{name} has count {count}, which was {low} before it and {high} after it")
-        checked.append(f"{name}: counts {counts}, {re.search('pairs .*', said)[0]}")
-    if len(checked) < 3:
-        raise Different(f"only {len(checked)} backups were taken")
-    return f"{len(checked)} backups, all whole\n" + "\n".join("    " + line for line in checked)
+        checked.append(f"{how}: counts {counts}, {re.search('pairs .*', said)[0]}")
+    return f"{len(checked)} backups, all whole, at {rate:.0f} transactions a second\n" + "\n".join("    " + line for line in checked)
 
 
 # A whole Fedora.
@@ -212,31 +248,52 @@ def under_load(lab, kind):
 class Installation:
     """A Fedora in a database of its own server, or embedded, that can be wiped."""
 
-    def __init__(self, lab, version, kind):
+    # What Fedora ships with.
+    compress = False
+
+    def __init__(self, lab, version, kind, user=None):
         self.lab = lab
         self.version = version
         self.server = kind and lab.server(kind)
         self.database = "fcrepo"
-        self.fedora = Fedora(version, lab.directory / "fedora", self.server)
+        self.user = user
+        self.fedora = Fedora(version, lab.directory / "fedora", self.server, user)
         self.binaries = self.fedora.binaries
+        if user and self.server:
+            self.server.drop(self.database)
+            self.server.admit(user, self.database)
         self.wipe()
 
     @property
     def url(self):
-        return self.server.url(self.database)
+        return self.server.url(self.database, self.user)
 
     def wipe(self):
-        """An empty database, and no home: what is there after a disk was lost."""
+        """An empty database, and a home with nothing in it."""
+        self.destroy()
+        if self.server:
+            self.server.create(self.database)
+            if self.user:
+                self.server.give(self.database, self.user)
+        self.binaries.mkdir(parents=True)
+
+    def destroy(self):
+        """Neither a database nor a home: what is there after the machine was lost."""
         if self.server:
             self.server.drop(self.database)
-            self.server.create(self.database)
         shutil.rmtree(self.fedora.home / "data", ignore_errors=True)
-        self.binaries.mkdir(parents=True)
+
+    def marked(self):
+        """The binaries that Fedora is going to delete, as nothing uses them."""
+        return {path.name for path in (self.binaries / "trash").rglob("*") if path.is_file()}
 
     def compare(self, before):
         """Starts it and compares all that can be read over REST."""
         with self.fedora:
-            lines, objects, files = self.fedora.dump()
+            return self.compare_running(before)
+
+    def compare_running(self, before):
+        lines, objects, files = self.fedora.dump()
         same(before, lines)
         return f"{objects} objects, {files} files, {len(lines) - files} triples"
 
@@ -257,11 +314,32 @@ def fedora_by_itself(lab, version, kind):
     installation.wipe()
     with fedora:
         fedora.restore(own)
-    installation.compare(before)
+        installation.compare_running(before)
     installation.wipe()
     with fedora:
         fedora.restore(unpacked)
     return installation.compare(before)
+
+
+def fedora_in_short(lab, version, kind):
+    """Holdfast backs up a running Fedora; all of it is lost; Holdfast brings it back from a restore point."""
+    installation = Installation(lab, version, kind)
+    tool = lab.holdfast().configure(main=(installation.binaries, holdfast.database(installation)))
+    with installation.fedora as fedora:
+        fedora.fill()
+        before = fedora.dump()[0]
+        point = tool.copy()["result"]
+    installation.wipe()
+    tool.restore(point)
+    with installation.fedora as fedora:
+        said = installation.compare_running(before)
+        # It can be written to, as before.
+        fedora.describe("/c0/later", random.Random(2))
+        fedora.request("PUT", "/c0/later/file", b"later" * 2_000, {"Content-Type": "text/plain"})
+        fedora.request("DELETE", "/c1")
+        after = fedora.dump()[0]
+    installation.compare(after)
+    return said
 
 
 def fedora_in_a_database(lab, version, kind):
@@ -274,6 +352,9 @@ def fedora_in_a_database(lab, version, kind):
         before = fedora.dump()[0]
         archive = tool.backup()["result"]
         point = tool.copy()["result"]
+        # Fedora has other documents by now, which a restore beside it is not to replace.
+        fedora.describe("/after", random.Random(2))
+        tool.refused(point, "connect")
     for name in (archive, point):
         installation.wipe()
         tool.restore(name)
@@ -281,4 +362,128 @@ def fedora_in_a_database(lab, version, kind):
     installation.wipe()
     with fedora:
         fedora.restore(tool.unpacked(archive))
-    return installation.compare(before)
+        return installation.compare_running(before)
+
+
+def fedora_calls(lab, version, kind):
+    """Holdfast's fcr:backup goes into Fedora's fcr:restore, and Fedora's into Holdfast's, by the call and by the command."""
+    installation = Installation(lab, version, kind)
+    fedora = installation.fedora
+    root = lab.directory / "root"
+    own, ours = root / "own", root / "ours"
+    for directory in (own, ours):
+        directory.mkdir(parents=True)
+    tool = lab.holdfast().configure(main=(installation.binaries, holdfast.database(installation)))
+    with tool.service(root) as service:
+        with fedora:
+            fedora.fill()
+            before = fedora.dump()[0]
+            fedora.backup(own)
+            service.call("backup", ours, 401, login=("ada@example.org", "another password"))
+            service.call("backup", lab.directory, 403)
+            if service.call("backup", ours, 200) != str(ours):
+                raise Different("fcr:backup did not say the directory that it was given")
+            # Once more: an older backup is replaced.
+            service.call("backup", ours, 200)
+            made = pathlib.Path(service.call("backup", "", 200))
+            if made.parent != root:
+                raise Different(f"fcr:backup without a directory wrote {made}, which is not in {root}")
+        installation.wipe()
+        with fedora:
+            fedora.restore(made)
+        with fedora:
+            installation.compare_running(before)
+            # What came after the backup is gone when that is restored.
+            fedora.describe("/later", random.Random(2))
+            fedora.request("PUT", "/later/file", b"later" * 2_000, {"Content-Type": "text/plain"})
+            fedora.request("DELETE", "/c1")
+            if fedora.dump()[0] == before:
+                raise Different("what was written later does not show")
+            # Fedora runs: its connections are seen.
+            said = service.call("restore", own, 500)
+            if "connect" not in said:
+                raise Different(f"fcr:restore beside a running Fedora was refused with another reason: {said}")
+        backed_up = {path.name[:40] for path in (own / "binaries").rglob("*.bin*")}
+        if not backed_up & installation.marked():
+            raise Different("Fedora marked none of the binaries of /c1 as unused")
+        service.call("restore", own, 204)
+        if backed_up & installation.marked():
+            raise Different(f"in an hour Fedora deletes {backed_up & installation.marked()}, which are in use again")
+        empty = root / "empty"
+        empty.mkdir()
+        for directory in (empty, root / "nowhere"):
+            service.call("restore", directory, 500)
+        installation.compare(before)
+    for directory in (ours, own):
+        installation.wipe()
+        tool.restore(directory)
+        said = installation.compare(before)
+    return said
+
+
+def fedora_as_source(lab, version, kind):
+    """Holdfast has a Fedora back itself up, by its own call, and restore itself, as an archive and as a restore point."""
+    installation = Installation(lab, version, kind)
+    fedora = installation.fedora
+    staging = lab.directory / "staging"
+    staging.mkdir()
+    more = ""
+    url = fedora.url
+    if not version.startswith("4."):
+        user, password = fedora.login
+        file = lab.directory / "password"
+        file.write_text(password + "\n")
+        file.chmod(0o600)
+        more = f', password_file = "{file}"'
+        url = url.replace("://", f"://{user}@")
+    tool = lab.holdfast().configure(main=(installation.binaries, holdfast.fedora_itself(url, staging, more)))
+    with fedora:
+        fedora.fill()
+        before = fedora.dump()[0]
+        archive = tool.backup()["result"]
+        point = tool.copy()["result"]
+    for name in (archive, point):
+        installation.wipe()
+        with fedora:
+            tool.restore(name)
+            installation.compare_running(before)
+    said = installation.compare(before)
+    left = [path.name for path in staging.iterdir() if path.name != ".holdfast.lock"]
+    if left:
+        raise Different(f"the staging directory still holds {left}")
+    return said
+
+
+# The documents.
+
+
+def pages(lab, name, kind):
+    """The commands of "Restore a Fedora", by Holdfast and by hand, as they stand in the documents, after all was lost."""
+    installation = Installation(lab, "4.7.5", kind, user=kind and "fcrepo")
+    fedora = installation.fedora
+    if kind:
+        documents = holdfast.database(installation)
+    else:
+        staging = lab.directory / "staging"
+        staging.mkdir()
+        documents = holdfast.fedora_itself(fedora.url, staging)
+    tool = lab.holdfast().configure(main=(installation.binaries, documents))
+    with fedora:
+        fedora.fill()
+        before = fedora.dump()[0]
+        archive = tool.backup()["result"]
+        point = tool.copy()["result"]
+    machine = Machine(tool, fedora, installation.server)
+    try:
+        for block, variables in ((name, {"POINT": point}), (name, {"POINT": archive}), (f"{name} by hand", {"ARCHIVE": archive.removesuffix(".zip")})):
+            installation.destroy()
+            shutil.rmtree(tool.directory / "state")
+            machine.run(block, **variables)
+            said = installation.compare_running(before)
+            fedora.stop()
+        # What Fedora took itself is there after another start, too.
+        installation.compare(before)
+    finally:
+        machine.close()
+        fedora.stop()
+    return said

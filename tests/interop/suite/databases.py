@@ -99,9 +99,28 @@ class Postgres(Server):
     def jdbc(self, database):
         return f"jdbc:postgresql://127.0.0.1:{self.port}/{database}"
 
-    def url(self, database):
+    def url(self, database, user=None):
         """As Holdfast takes it."""
-        return f"postgresql://{self.user}@127.0.0.1:{self.port}/{database}"
+        return f"postgresql://{user or self.user}@127.0.0.1:{self.port}/{database}"
+
+    def table(self, database):
+        """How the table of documents is made."""
+        columns = self.sql("SELECT column_name, data_type, character_maximum_length, is_nullable, column_default FROM information_schema.columns "
+                           "WHERE table_name = 'modeshape_repository' ORDER BY ordinal_position", database)
+        keys = self.sql("SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = 'modeshape_repository'::regclass ORDER BY 1", database)
+        return columns + keys
+
+    def admit(self, user, database):
+        """Someone who has rights in a database of their own alone."""
+        self.sql(f"DROP ROLE IF EXISTS {user}")
+        self.sql(f"CREATE ROLE {user} LOGIN")
+
+    def give(self, database, user):
+        self.sql(f"ALTER DATABASE {database} OWNER TO {user}")
+
+    def client_environment(self, home):
+        """What lets the clients without options reach the server, as its administrator."""
+        return {"PGHOST": "127.0.0.1", "PGPORT": str(self.port), "PGUSER": self.user}
 
 
 class MariaDb(Server):
@@ -141,8 +160,22 @@ class MariaDb(Server):
     def jdbc(self, database):
         return f"jdbc:mysql://127.0.0.1:{self.port}/{database}?useSSL=false"
 
-    def url(self, database):
-        return f"mysql://{self.user}@127.0.0.1:{self.port}/{database}"
+    def url(self, database, user=None):
+        return f"mysql://{user or self.user}@127.0.0.1:{self.port}/{database}"
+
+    def table(self, database):
+        return self.sql("SHOW CREATE TABLE MODESHAPE_REPOSITORY", database)
+
+    def admit(self, user, database):
+        for host in ("%", "localhost"):
+            self.sql(f"CREATE USER IF NOT EXISTS '{user}'@'{host}'; GRANT ALL ON {database}.* TO '{user}'@'{host}'")
+
+    def give(self, database, user):
+        pass
+
+    def client_environment(self, home):
+        (home / ".my.cnf").write_text(f"[client]\nsocket = {self.directory / 'socket'}\nuser = root\n")
+        return {}
 
 
 @contextlib.contextmanager

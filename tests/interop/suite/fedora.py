@@ -23,10 +23,12 @@ class Fedora:
 
     login = ("fedoraAdmin", "secret3")
 
-    def __init__(self, version, home, database=None):
+    def __init__(self, version, home, database=None, user=None):
         self.version = version
         self.home = pathlib.Path(home).resolve()
         self.database = database
+        self.user = user or (database and database.user)
+        self.process = None
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}/rest"
 
@@ -43,7 +45,7 @@ class Fedora:
             configuration = {"PostgreSQL": "jdbc-postgresql", "MariaDB": "jdbc-mysql"}[self.database.name]
             kind = configuration.removeprefix("jdbc-")
             properties = {f"fcrepo.{kind}.{name}": value for name, value in
-                          {"host": "127.0.0.1", "port": self.database.port, "username": self.database.user, "password": ""}.items()}
+                          {"host": "127.0.0.1", "port": self.database.port, "username": self.user, "password": ""}.items()}
         properties |= {
             "java.io.tmpdir": self.home / "tmp",
             "fcrepo.home": self.home / "data",
@@ -72,7 +74,12 @@ class Fedora:
             except (urllib.error.URLError, OSError):
                 time.sleep(0.5)
 
+    def runs(self):
+        return self.process is not None and self.process.poll() is None
+
     def stop(self):
+        if not self.runs():
+            return
         self.process.terminate()
         try:
             self.process.wait(60)
@@ -81,7 +88,11 @@ class Fedora:
             self.process.wait()
 
     def __enter__(self):
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
         return self
 
     def __exit__(self, *_):
@@ -102,7 +113,7 @@ class Fedora:
     def restore(self, directory):
         return self.request("POST", "/fcr:restore", str(directory).encode(), {"Content-Type": "text/plain"})[0]
 
-    def fill(self, seed=1, containers=8, objects=6, transactions=3):
+    def fill(self, seed=1, containers=4, objects=6, transactions=3):
         """Objects and files that depend on the seed alone: the number of objects, and of files."""
         made = random.Random(seed)
         sizes = [100, 1, 4095, 4096, 4097, 20_000, 1_000_000, 5_000_000]

@@ -55,12 +55,14 @@ class Repository:
 
 
 class Writer:
-    """The lab's `write-forever`, going on by itself."""
+    """The lab's `write-forever`, going on by itself until told to end."""
 
-    def __init__(self, repository, seconds, log):
+    longest = 3600
+
+    def __init__(self, repository, log):
         self.log = pathlib.Path(log)
         with open(log, "wb") as errors:
-            self.process = subprocess.Popen(repository.command("write-forever", seconds), stdout=subprocess.PIPE, stderr=errors, text=True)
+            self.process = subprocess.Popen(repository.command("write-forever", self.longest), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True)
         self.said = []
         self.changed = threading.Condition()
         self.follower = threading.Thread(target=self.follow, daemon=True)
@@ -83,13 +85,14 @@ class Writer:
             while True:
                 new = self.said[known:]
                 if None in self.said:
-                    raise Ended(self.log.read_text()[-2000:])
+                    raise RuntimeError(f"the writer ended: {self.log.read_text()[-2000:]}")
                 if new and min(new[-1]) >= least:
                     return new[-1]
                 if not self.changed.wait(600):
                     raise RuntimeError("the writer says nothing any more")
 
-    def wait(self):
+    def end(self):
+        self.process.stdin.close()
         status = self.process.wait(120)
         self.follower.join()
         if status != 0:
@@ -98,7 +101,3 @@ class Writer:
     def stop(self):
         self.process.kill()
         self.process.wait()
-
-
-class Ended(Exception):
-    """The writer has written for as long as it was to."""

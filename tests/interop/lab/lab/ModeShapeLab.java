@@ -3,11 +3,14 @@ package lab;
 import java.io.BufferedOutputStream;
 import java.io.FileOutputStream;
 import java.io.FileDescriptor;
+import java.io.IOException;
+import java.io.InputStream;
 import java.io.PrintStream;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.Arrays;
 import java.util.List;
+import java.util.concurrent.atomic.AtomicLong;
 import javax.jcr.Session;
 import org.modeshape.jcr.api.Problem;
 import org.modeshape.jcr.api.Problems;
@@ -21,7 +24,7 @@ public final class ModeShapeLab {
         dump URL BINARIES                              print every node and property, sorted
         backup URL BINARIES DIR                        RepositoryManager.backupRepository
         restore URL BINARIES DIR                       RepositoryManager.restoreRepository
-        write-forever URL BINARIES SECONDS [THREADS]   write pairs of nodes at full rate
+        write-forever URL BINARIES SECONDS [THREADS]   write pairs of nodes at full rate, at most until its input ends
         hot-backup URL BINARIES DIR SECONDS [THREADS]  the same, and in the midst of it backupRepository
         check-invariants URL BINARIES                  look at those pairs
         vectors                                        print made up documents: id, BSON, line of a backup, BSON restored
@@ -92,9 +95,14 @@ public final class ModeShapeLab {
             }
             case "restore":
                 return report(manager(opened).restoreRepository(Path.of(words.get(3)).toFile()));
-            case "write-forever":
-                Pairs.write(opened, words.size() > 4 ? Integer.parseInt(words.get(4)) : 3, Integer.parseInt(words.get(3)), out, () -> 0);
-                return 0;
+            case "write-forever": {
+                AtomicLong told = new AtomicLong(Long.MAX_VALUE);
+                Thread listener = new Thread(() -> untilClosed(System.in, told));
+                listener.setDaemon(true);
+                listener.start();
+                int threads = words.size() > 4 ? Integer.parseInt(words.get(4)) : 3;
+                return Pairs.write(opened, threads, Integer.parseInt(words.get(3)), out, () -> 0, told);
+            }
             case "hot-backup": {
                 Path directory = Files.createDirectories(Path.of(words.get(3)));
                 int threads = words.size() > 5 ? Integer.parseInt(words.get(5)) : 3;
@@ -106,6 +114,16 @@ public final class ModeShapeLab {
                 System.err.println(USAGE);
                 return 2;
         }
+    }
+
+    /** Moves the moment to the one at which nobody can write to the input any more. */
+    private static void untilClosed(InputStream input, AtomicLong moment) {
+        try {
+            while (input.read() >= 0) continue;
+        } catch (IOException e) {
+            System.err.println("the input ended: " + e);
+        }
+        moment.set(System.nanoTime());
     }
 
     private static RepositoryManager manager(Opened opened) throws Exception {

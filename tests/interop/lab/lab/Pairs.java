@@ -8,6 +8,7 @@ import java.util.Arrays;
 import java.util.List;
 import java.util.Random;
 import java.util.concurrent.Callable;
+import java.util.concurrent.atomic.AtomicLong;
 import java.util.concurrent.atomic.AtomicLongArray;
 import java.util.concurrent.atomic.AtomicReference;
 import javax.jcr.Node;
@@ -29,6 +30,11 @@ final class Pairs {
      * the time something else is done once, the result of which is the result.
      */
     static int write(Opened opened, int writers, int seconds, PrintStream out, Callable<Integer> once) throws Exception {
+        return write(opened, writers, seconds, out, once, new AtomicLong(Long.MAX_VALUE));
+    }
+
+    /** The same, but no longer than until the moment `told`, which may be moved. */
+    static int write(Opened opened, int writers, int seconds, PrintStream out, Callable<Integer> once, AtomicLong told) throws Exception {
         Session setup = opened.login();
         Node top = setup.itemExists("/pairs") ? setup.getNode("/pairs") : setup.getRootNode().addNode("pairs", "nt:unstructured");
         for (int writer = 0; writer < writers; writer++) {
@@ -47,7 +53,7 @@ final class Pairs {
             int own = writer;
             Thread thread = new Thread(() -> {
                 try {
-                    forever(opened, own, end, committed);
+                    forever(opened, own, end, told, committed);
                 } catch (Throwable e) {
                     failed.compareAndSet(null, e);
                 }
@@ -57,7 +63,7 @@ final class Pairs {
         }
         int result = 0;
         boolean done = false;
-        while (System.nanoTime() < end && failed.get() == null) {
+        while (System.nanoTime() < Math.min(end, told.get()) && failed.get() == null) {
             if (!done && System.nanoTime() > end - seconds * 500_000_000L) {
                 result = once.call();
                 done = true;
@@ -72,11 +78,11 @@ final class Pairs {
         return result;
     }
 
-    private static void forever(Opened opened, int writer, long end, AtomicLongArray committed) throws Exception {
+    private static void forever(Opened opened, int writer, long end, AtomicLong told, AtomicLongArray committed) throws Exception {
         Session session = opened.login();
         Random random = new Random(writer);
         long count = session.getNode("/pairs/writer" + writer + "/state").getProperty("count").getLong();
-        while (System.nanoTime() < end) {
+        while (System.nanoTime() < Math.min(end, told.get())) {
             count++;
             Node own = session.getNode("/pairs/writer" + writer);
             Node state = own.getNode("state");
