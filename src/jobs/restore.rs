@@ -140,6 +140,8 @@ pub async fn restore(run: &RunContext, order: &RestoreOrder) -> anyhow::Result<E
     let Prepared { plan, contents, listed, comparison } = prepare(run, order).await?;
     if !comparison.documents.is_empty() {
         target::check_target(run, order).await?;
+    } else if comparison.surplus_count > 0 {
+        target::check_alone(run, order).await?;
     }
     run.report.count(|counts| {
         counts.examined = plan.keep + plan.fetch;

@@ -10,6 +10,7 @@ use super::compare::Comparison;
 use super::contents::Contents;
 use super::staging::Staging;
 use crate::jobs::context::RunContext;
+use crate::model::database::DocumentTable;
 use crate::repository::documents::{DocumentSink, DocumentSource, each_line};
 
 /// How many other programs an error names.
@@ -33,22 +34,37 @@ pub(super) async fn check_target(run: &RunContext, order: &RestoreOrder) -> anyh
             table.url,
             table.table
         );
-        if ignore_connections {
-            return Ok(());
-        }
-        let others = table.other_connections()?;
-        let named: Vec<_> = others.iter().take(NAMED).map(ToString::to_string).collect();
-        ensure!(
-            others.is_empty(),
-            "restore documents to {}: {} other connections to the database are open ({}): stop the repository (Fedora) \
-             first, or add --ignore-connections",
-            table.url,
-            others.len(),
-            named.join("; ")
-        );
-        Ok(())
+        refuse_others(table, ignore_connections).with_context(|| format!("restore documents to {}", table.url))
     })
     .await
+}
+
+/// An error if binaries that the backup does not have should not be taken away, because another program may be adding
+/// them: its documents are written after them.
+pub(super) async fn check_alone(run: &RunContext, order: &RestoreOrder) -> anyhow::Result<()> {
+    let Some(DocumentSource::Table(table)) = order.documents.clone() else { return Ok(()) };
+    let ignore_connections = order.ignore_connections;
+    run.blocking(move |_| {
+        let doing = || format!("take binaries away that no document in {} may need", table.url);
+        refuse_others(&table, ignore_connections).with_context(doing)
+    })
+    .await
+}
+
+fn refuse_others(table: &DocumentTable, ignore_connections: bool) -> anyhow::Result<()> {
+    if ignore_connections {
+        return Ok(());
+    }
+    let others = table.other_connections()?;
+    let named: Vec<_> = others.iter().take(NAMED).map(ToString::to_string).collect();
+    ensure!(
+        others.is_empty(),
+        "{} other connections to the database are open ({}): stop the repository (Fedora) first, or add \
+         --ignore-connections",
+        others.len(),
+        named.join("; ")
+    );
+    Ok(())
 }
 
 /// Writes the staged documents to where they belong; nobody sees them there before they are committed.
