@@ -63,13 +63,14 @@ class Measured:
         process = subprocess.Popen(command, env={**os.environ, **KEYS, **(env or {})}, shell=shell,
                                    executable="/bin/bash" if shell else None,
                                    stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        output = process.stdout.read()
+        # What it said, with when it did.
+        self.said = [(time.monotonic() - before, line.decode(errors="replace")) for line in process.stdout]
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         self.seconds = time.monotonic() - before
         self.cpu = usage.ru_utime + usage.ru_stime
         self.memory = usage.ru_maxrss * 1024
-        self.output = output.decode(errors="replace")
+        self.output = "".join(line for _, line in self.said)
         if process.returncode != expect:
             sys.exit(f"{command} ended with {process.returncode}:\n{self.output[-3000:]}")
 

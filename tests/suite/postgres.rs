@@ -39,6 +39,24 @@ fn documents_are_read_plain_and_as_gzip_with_the_metadata_last() {
 }
 
 #[test]
+fn documents_come_by_the_bytes_of_their_ids_in_whatever_order_the_database_has_them() {
+    let Some(database) = database() else { return };
+    let mut sql = database.sql();
+    if sql.rows("SELECT 1 FROM pg_collation WHERE collname = 'en-x-icu'", &[]).is_empty() {
+        eprintln!("skipped: this PostgreSQL knows no order but that of bytes");
+        return;
+    }
+    sql.run("ALTER TABLE modeshape_repository ALTER COLUMN id TYPE varchar(255) COLLATE \"en-x-icu\"");
+    let ids = ["-", "B", "Z", "a", "b", "é"];
+    for id in ids.iter().rev() {
+        sql.put_document(id, "{ }");
+    }
+    let theirs: Vec<String> = sql.contents().into_iter().map(|(id, _)| id).collect();
+    assert_eq!(theirs, ["-", "a", "b", "B", "é", "Z"]);
+    assert_eq!(read(&database.table()).lines(), ids.map(|id| line(id, "{ }")));
+}
+
+#[test]
 fn rows_that_are_no_documents_are_named_and_kept_byte_for_byte() {
     let Some(database) = database() else { return };
     let mut sql = database.sql();

@@ -72,6 +72,32 @@ final class Content {
         session.save();
     }
 
+    /** Nodes alike, of about 1 KiB; a tenth has a binary of its own. For what takes its time. */
+    void many(int count) throws Exception {
+        types();
+        Node top = session.getRootNode().addNode("many", "nt:unstructured");
+        Node folder = null;
+        for (int number = 0; number < count; number++) {
+            if (number % 100 == 0) {
+                session.save();
+                folder = top.addNode("folder" + number / 100, "nt:unstructured");
+            }
+            Node node = folder.addNode("node" + number, "nt:unstructured");
+            node.addMixin("lab:thing");
+            node.addMixin("mix:referenceable");
+            node.setProperty("lab:title", new String[] {"title " + random.nextLong(), "it's " + random.nextLong()});
+            node.setProperty("lab:created", date("GMT+01:00", 2001, number % 12, 1 + number % 28, number % 24, 0, 0, 0));
+            node.setProperty("number", random.nextLong());
+            node.setProperty("text", Long.toHexString(random.nextLong()).repeat(20));
+            if (number % 10 == 0) {
+                byte[] content = new byte[4097 + random.nextInt(16 << 10)];
+                random.nextBytes(content);
+                node.setProperty("data", values.createBinary(new ByteArrayInputStream(content)));
+            }
+        }
+        session.save();
+    }
+
     private void types() throws Exception {
         session.getWorkspace().getNamespaceRegistry().registerNamespace("lab", "http://example.org/lab#");
         session.getWorkspace().getNamespaceRegistry().registerNamespace("odd", "http://example.org/o'dd/\u00fc?a=b&c=d#");

@@ -21,6 +21,7 @@ import org.modeshape.jcr.api.Workspace;
 public final class ModeShapeLab {
     private static final String USAGE = """
         write URL BINARIES [SEED] [odd] [unreadable]   fill a new repository
+        write-many URL BINARIES NODES                  fill a new repository with so many nodes alike, a tenth with a binary
         dump URL BINARIES                              print every node and property, sorted
         backup URL BINARIES DIR                        RepositoryManager.backupRepository
         restore URL BINARIES DIR                       RepositoryManager.restoreRepository
@@ -77,6 +78,9 @@ public final class ModeShapeLab {
                 session.logout();
                 return 0;
             }
+            case "write-many":
+                new Content(opened.login(), 1).many(Integer.parseInt(words.get(3)));
+                return 0;
             case "dump": {
                 Dump dump = new Dump();
                 Session session = opened.login();
