@@ -87,7 +87,8 @@ impl Snapshot {
         intake.finish()
     }
 
-    /// Reads all rows in the order of the bytes of their ids, which is that of every server and the fastest; gives the ids and sizes of those that are too large for that.
+    /// Reads all rows in the order of the bytes of their ids, which is that of every server and the fastest; gives the
+    /// ids and sizes of those that are too large for that.
     fn read_rows(&self, stop: Stop<'_>, intake: &mut Intake<'_>) -> anyhow::Result<Vec<(String, usize)>> {
         let Table { quoted, id, content, .. } = &self.table;
         let sql = format!(
