@@ -1,9 +1,10 @@
 //! Brings what a restore needs of an archive: whole volumes where most of one is needed, single entries where not.
 
 use std::io::Read;
+use std::sync::Arc;
 
 use anyhow::Context as _;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use super::compare::Comparison;
@@ -22,6 +23,8 @@ use crate::store::ByteRange;
 const WHOLE_WHEN_ONE_IN: u64 = 2;
 /// How many single entries are fetched at once.
 const PARALLEL: usize = 16;
+/// How many of those are documents or records, which are held in memory.
+const HELD: usize = 2;
 /// The entries that are to be fetched singly are gathered up to this many.
 const GATHERED: usize = 4096;
 
@@ -213,6 +216,7 @@ async fn fetch_entries(
 ) -> anyhow::Result<()> {
     let mut tasks = JoinSet::new();
     let mut ended = Ok(());
+    let held = Arc::new(Semaphore::new(HELD));
     for (entry, binary) in entries {
         while tasks.len() >= PARALLEL {
             ended = tasks.join_next().await.expect("tasks are under way")?;
@@ -223,7 +227,12 @@ async fn fetch_entries(
         }
         let (run, destination, archive) = (run.clone(), destination.clone(), archive.clone());
         let (key, bytes, staging) = (volume.key.clone(), volume.bytes, staging.paths());
+        let held = Arc::clone(&held);
         tasks.spawn(async move {
+            let _held = match binary {
+                Some(_) => None,
+                None => Some(held.acquire_owned().await.context("wait for memory")?),
+            };
             let len = entry.span().min(bytes.saturating_sub(entry.offset));
             let download = destination.store.get(&key, Some(ByteRange { from: entry.offset, len })).await?;
             run.blocking(move |run| {

@@ -29,7 +29,7 @@ pub(in crate::repository::documents) fn lasting<T>(
         if seen.is_empty() {
             break;
         }
-        runtime.block_on(tokio::time::sleep(LOOK_EVERY));
+        runtime.block_on(async { tokio::time::sleep(LOOK_EVERY).await });
         seen = look()?;
     }
     Ok(seen)
