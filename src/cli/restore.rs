@@ -117,7 +117,8 @@ pub(super) async fn restore(config: Arc<Config>, arguments: &Arguments) -> anyho
 fn precaution(config: &Config, named: Option<&str>) -> &'static str {
     let asked = |repository: &Repository| matches!(repository.documents, Some(DocumentSource::Fedora(_)));
     let mut meant = config.repositories.values().filter(|repository| named.is_none_or(|name| name == repository.name));
-    if meant.all(asked) {
+    // Of one that is not known nothing is known, and to stop it does no harm.
+    if meant.next().is_some_and(asked) && meant.all(asked) {
         "Fedora must run, as it restores the documents itself: see that nobody uses it meanwhile"
     } else {
         "stop the repository (Fedora) first: it must not run while it is restored"

@@ -9,6 +9,7 @@ use crate::config::{Config, DEFAULT_FEDORA_TIMEOUT, DEFAULT_TABLE, DocumentSourc
 use crate::model::database::{DatabaseUrl, DocumentTable, TableName};
 use crate::model::fedora::FedoraServer;
 
+/// The table of a database; `plain` takes the url out of what tells the servers apart.
 fn database<U: FromText>(
     written: DatabaseTable<U>,
     plain: impl Fn(U) -> DatabaseUrl,
