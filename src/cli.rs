@@ -120,7 +120,10 @@ impl Arguments {
             Command::Points(arguments) => in_runtime(points::points(load(&file)?, &arguments)),
             Command::Documents(arguments) => in_runtime(documents::documents(load(&file)?, &arguments)),
             Command::Diff(arguments) => in_runtime(diff::diff(load(&file)?, &arguments)),
-            Command::Serve => in_runtime(serve::serve(&file)),
+            Command::Serve => {
+                let prepared = serve::prepare(&file)?;
+                in_runtime(serve::serve(prepared))
+            }
             Command::Status(arguments) => in_runtime(status::status(load(&file)?, &arguments)),
             Command::Reload => in_runtime(reload::reload(load(&file)?)),
             Command::Run(arguments) => in_runtime(run::run(load(&file)?, &arguments)),

@@ -235,6 +235,10 @@ pub struct CopyJob {
     pub watch: bool,
     /// How long lies between two restore points while new binaries keep coming.
     pub point_every: Duration,
+    /// How long after a scan the next one begins by itself, while the store is watched; then other runs are none.
+    pub scan_every: Option<Duration>,
+    /// How many names a scan looks at in a second, at most.
+    pub scan_rate: Option<u32>,
 }
 
 /// `[backup.NAME]`.
@@ -322,6 +326,13 @@ impl Config {
             name: name.to_owned(),
             known: self.jobs().map(|job| job.to_string()).collect(),
         })
+    }
+
+    /// The directories of the stores that are to be watched.
+    pub fn watched_roots(&self) -> impl Iterator<Item = &Path> {
+        let watched =
+            |repository: &&Repository| self.copies.values().any(|job| job.watch && job.repository == repository.name);
+        self.repositories.values().filter(watched).map(|repository| repository.binaries.as_path())
     }
 
     /// All jobs.

@@ -7,6 +7,7 @@ mod archives;
 mod index;
 mod lock;
 mod pending;
+mod proofs;
 mod runs;
 mod schema;
 mod scratch;

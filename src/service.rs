@@ -10,6 +10,7 @@ pub mod http;
 pub mod journal;
 pub mod live;
 pub mod parts;
+pub mod privileges;
 pub mod reload;
 pub mod request;
 pub mod runner;

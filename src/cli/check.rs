@@ -5,6 +5,7 @@ mod listeners;
 mod machine;
 mod repositories;
 mod schedules;
+mod watches;
 
 use std::path::Path;
 
@@ -108,7 +109,7 @@ pub(super) async fn check(file: &Path, arguments: &Arguments) -> anyhow::Result<
     listeners::check(&mut findings, &config, kept.is_some(), SystemClock.now()).await;
     machine::limits(&mut findings, &config);
     schedules::check(&mut findings, &config, SystemClock.now());
-    machine::watches(&mut findings, &config);
+    watches::check(&mut findings, &config).await;
     for repository in config.repositories.values() {
         // A database is asked from a thread that may wait.
         let (repository, mut so_far) = (repository.clone(), findings);

@@ -16,15 +16,25 @@ pub(super) struct Arguments {
     /// The job, such as copy.binaries
     #[arg(value_name = "JOB")]
     job: String,
-    /// List the destination first and repair what is known of it (copies only)
-    #[arg(long)]
-    full: bool,
-    /// Accept that the repository holds no binaries any more, instead of taking that for a volume that is not mounted
-    #[arg(long)]
-    allow_empty: bool,
+    #[command(flatten)]
+    how: How,
     /// Print the run as JSON
     #[arg(long)]
     json: bool,
+}
+
+/// How it is run this time.
+#[derive(Debug, clap::Args)]
+struct How {
+    /// List the destination first and repair what is known of it (copies only)
+    #[arg(long)]
+    full: bool,
+    /// Look at everything, also where the service has seen what is new (copies only)
+    #[arg(long)]
+    scan: bool,
+    /// Accept that the repository holds no binaries any more, instead of taking that for a volume that is not mounted
+    #[arg(long)]
+    allow_empty: bool,
 }
 
 pub(super) async fn run(config: Arc<Config>, arguments: &Arguments) -> anyhow::Result<Exit> {
@@ -33,13 +43,14 @@ pub(super) async fn run(config: Arc<Config>, arguments: &Arguments) -> anyhow::R
         Job::Copy(_) => Kind::Copy,
         Job::Backup(_) => Kind::Backup,
     };
-    if arguments.full && kind != Kind::Copy {
-        return Err(
-            Usage::new(format!("`--full` does not go with {job}"), "leave it out: a backup is always full").into()
-        );
+    let of_copies = [("--full", arguments.how.full), ("--scan", arguments.how.scan)];
+    if let Some((option, _)) = of_copies.into_iter().find(|(_, given)| *given && kind != Kind::Copy) {
+        let hint = "leave it out: a backup is always full";
+        return Err(Usage::new(format!("`{option}` does not go with {job}"), hint).into());
     }
     let (name, output) = (job.to_string(), Output::of(arguments.json));
-    let options = JobOptions { full: arguments.full, allow_empty: arguments.allow_empty };
+    let options =
+        JobOptions { full: arguments.how.full, scan: arguments.how.scan, allow_empty: arguments.how.allow_empty };
     if let Some(remote) = Remote::reach(&config).await? {
         return remote.follow(Asked::Job { name, options }, output).await;
     }

@@ -19,20 +19,37 @@ use crate::service::daemon::Daemon;
 use crate::service::http::Http;
 use crate::service::journal::{Level, say};
 use crate::service::parts::Parts;
+use crate::service::privileges::give_up_marking;
 use crate::service::reload::Reloads;
 use crate::service::scheduler;
 use crate::service::signals::hangups;
 use crate::service::systemd::Systemd;
 use crate::service::watcher;
+use crate::service::watcher::Marks;
 use reload::Reloader;
 
 pub(super) use http::files;
 
+/// What can only be done while there is one thread.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    config: Arc<Config>,
+    marks: Marks,
+}
+
+/// Reads the configuration, marks the file systems that are to be watched, and gives up the right to do so.
+pub(super) fn prepare(file: &Path) -> anyhow::Result<Prepared> {
+    let config = Arc::new(Config::load(file)?);
+    let marks = Marks::set(config.watched_roots());
+    give_up_marking()?;
+    Ok(Prepared { config, marks })
+}
+
 /// Runs until it is told to stop, or until a part of it ends that should not.
-pub(super) async fn serve(file: &Path) -> anyhow::Result<Exit> {
+pub(super) async fn serve(prepared: Prepared) -> anyhow::Result<Exit> {
+    let Prepared { config, marks } = prepared;
     // Before anything that takes a while: until it is caught, this signal ends the process.
     let hangups = hangups()?;
-    let config = Arc::new(Config::load(file)?);
     let session = Session::open_warning(&config, "serve", |text| say(Level::Warning, text))?;
     let stop = session.stop();
     let listening = Http::bind(http::settings(&config.service)).await?;
@@ -46,7 +63,7 @@ pub(super) async fn serve(file: &Path) -> anyhow::Result<Exit> {
     parts.add("read the configuration again", reloader.serve(close.clone()));
     parts.add("serve HTTP", listening.serve(daemon.clone(), Access::open(&daemon)?, reloads, close.clone()));
     parts.add("follow the schedules", scheduler::run(daemon.clone(), close.clone()));
-    parts.add("watch the stores", watcher::run(daemon.clone(), stop.clone()));
+    parts.add("watch the stores", watcher::run(daemon.clone(), marks, stop.clone()));
 
     let mut engine = {
         let mut task = JoinSet::new();

@@ -14,7 +14,7 @@ use crate::cli::exit::Usage;
 use crate::cli::locate::{NotThere, holder, spelled_from};
 use crate::cli::users::UsersFile;
 use crate::cli::{fcr, url};
-use crate::config::{self, Config, Job, Repository};
+use crate::config::{self, Config, CopyJob, Job, Repository};
 use crate::jobs::backup::{BackupOrder, backup};
 use crate::jobs::catalogue::{self, RestorableName};
 use crate::jobs::context::{Destination, Ended, Report, RunContext};
@@ -64,11 +64,18 @@ impl ConfiguredSite {
         let ended = match job {
             Job::Copy(job) => {
                 let (parallel, settle) = (job.parallel, job.settle);
-                let JobOptions { full, allow_empty } = options;
-                let order = CopyOrder { source, destination, parallel, settle, full, allow_empty };
-                if scope == Scope::Everything || full {
+                let JobOptions { full, scan, allow_empty } = options;
+                let scan_rate = job.scan_rate;
+                let order = CopyOrder { source, destination, parallel, settle, full, allow_empty, scan_rate };
+                // Where scans have times of their own, what the watcher has seen is enough at others.
+                let seen = job.scan_every.is_some() && run.ledger.watch_of(name).is_some();
+                if full || scan || (scope == Scope::Everything && !seen) {
                     Box::pin(copy_all(run, &order, name)).await
                 } else {
+                    if scope == Scope::Everything {
+                        // Whoever asked for it waits for the restore point.
+                        hurry.cancel();
+                    }
                     let (name, point_every, hurry) = (name.to_owned(), job.point_every, hurry.clone());
                     Box::pin(copy_pending(run, &order, &Following { job: name, point_every, hurry })).await
                 }
@@ -130,15 +137,15 @@ impl Site for ConfiguredSite {
     }
 
     fn watched(&self) -> Vec<WatchedStore> {
-        let of = |repository: &Repository| WatchedStore {
-            binaries: BinaryStore::at(&repository.binaries, &repository.layout),
-            jobs: self
-                .config
-                .copies
-                .values()
-                .filter(|job| job.watch && job.repository == repository.name)
-                .map(|job| Job::Copy(job).to_string())
-                .collect(),
+        let of = |repository: &Repository| {
+            let watching = |job: &&CopyJob| job.watch && job.repository == repository.name;
+            let jobs = || self.config.copies.values().filter(watching);
+            let every = |job: &CopyJob| Some((Job::Copy(job).to_string(), job.scan_every?));
+            WatchedStore {
+                binaries: BinaryStore::at(&repository.binaries, &repository.layout),
+                jobs: jobs().map(|job| Job::Copy(job).to_string()).collect(),
+                scan_every: jobs().filter_map(every).collect(),
+            }
         };
         let stores = self.config.repositories.values().map(of);
         stores.filter(|store| !store.jobs.is_empty()).collect()

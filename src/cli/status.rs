@@ -7,7 +7,7 @@ use crate::cli::remote::Remote;
 use crate::cli::table::{Align, Table};
 use crate::cli::{terminal, text};
 use crate::config::Config;
-use crate::model::run::{Outcome, Run};
+use crate::model::run::{Outcome, Proof, Run};
 use crate::service::status::{JobStatus, Status, WatchStatus};
 use crate::service::watcher::WatchState;
 
@@ -75,6 +75,9 @@ fn jobs(jobs: &[JobStatus]) -> Table {
         if let Some(watch) = &job.watch {
             table.below(&watching(watch));
         }
+        if let Some(proof) = &job.proof {
+            table.below(&proved(proof));
+        }
         if let Some(error) = last.and_then(|run| run.error.as_ref()) {
             table.below(error);
         }
@@ -86,16 +89,33 @@ fn watching(watch: &WatchStatus) -> String {
     let how = match (watch.state, watch.directories) {
         (WatchState::SettingUp, _) => "watches are being set".to_owned(),
         (WatchState::Watching, Some(directories)) => format!("watching {} directories", text::count(directories)),
-        (WatchState::Watching, None) => "watching".to_owned(),
+        (WatchState::Watching, None) => {
+            watch.way.as_ref().map_or_else(|| "watching".to_owned(), |way| format!("watching by {way}"))
+        }
         (WatchState::BySchedule, _) => "not watched".to_owned(),
     };
     let why = watch.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
     let scan = if watch.scan_needed { "; everything is to be looked at" } else { "" };
     let pending = match watch.pending {
         0 => String::new(),
-        pending => format!("; {} pending, the first for {:.1} s", text::binaries(pending), watch.lag_s),
+        pending => format!(
+            "; {} ({}) pending, the first for {:.1} s",
+            text::binaries(pending),
+            text::bytes(watch.pending_bytes),
+            watch.lag_s
+        ),
     };
     format!("{how}{why}{scan}{pending}")
+}
+
+fn proved(proof: &Proof) -> String {
+    let examined = text::count(proof.examined);
+    let found = match (proof.missed, proof.new) {
+        (Some(missed), _) => format!("{} missed in {examined}", text::count(missed)),
+        (None, 0) => format!("nothing new in {examined}"),
+        (None, new) => format!("{} new in {examined}, not watched all the time", text::count(new)),
+    };
+    format!("last scan {}: {found}", text::time(proof.finished))
 }
 
 fn doing(run: &Run) -> String {

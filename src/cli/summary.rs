@@ -42,6 +42,9 @@ fn facts(run: &Run) -> Vec<(&'static str, String)> {
     facts.extend(run.quarantine.iter().map(|quarantine| ("quarantine", quarantine.clone())));
     facts.extend(moved(run));
     let some = |(label, number)| (number > 0).then(|| (label, text::count(number)));
+    let missed =
+        run.counts.missed.map(|missed| format!("{} in {}", text::count(missed), text::count(run.counts.examined)));
+    facts.extend(missed.map(|missed| ("missed by the watcher", missed)));
     facts.extend(numbers(run.kind, &run.counts).into_iter().filter_map(some));
     facts
 }

@@ -5,6 +5,7 @@ mod documents;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
 
 use jiff::tz::TimeZone;
 use toml::de::{DeTable, DeValue};
@@ -98,6 +99,8 @@ impl Check<'_> {
                 settle: table.settle.map_or(DEFAULT_SETTLE, |settle| settle.0.0),
                 watch: table.watch.unwrap_or(DEFAULT_WATCH),
                 point_every: table.point_every.map_or(DEFAULT_POINT_EVERY, |every| every.0.0),
+                scan_every: self.scan_every(&name, table.scan_every.map(|every| every.0.0), table.watch),
+                scan_rate: table.scan_rate.and_then(|rate| u32::try_from(rate.0).ok()),
                 name: name.clone(),
             };
             copies.insert(name, job);
@@ -315,6 +318,18 @@ impl Check<'_> {
                     .to_owned(),
             );
         }
+    }
+
+    /// How often a copy scans: without a watch every run of it does.
+    fn scan_every(&mut self, name: &str, every: Option<Duration>, watch: Option<bool>) -> Option<Duration> {
+        if every.is_some() && !watch.unwrap_or(DEFAULT_WATCH) {
+            self.complain(
+                self.key(&["copy", name, "scan_every"]),
+                "`scan_every` without a watch: every run looks at everything".to_owned(),
+                "add watch = true, or take `scan_every` out and say by `schedule` when it runs".to_owned(),
+            );
+        }
+        every
     }
 
     /// When a job runs by itself, if it does.

@@ -153,6 +153,8 @@ pub(super) struct CopyTable {
     pub(super) jitter: Option<Text<Jitter>>,
     pub(super) watch: Option<bool>,
     pub(super) point_every: Option<Text<Period<1, DAY>>>,
+    pub(super) scan_every: Option<Text<Period<60, YEAR>>>,
+    pub(super) scan_rate: Option<Whole<1, 100_000_000>>,
 }
 
 #[derive(serde::Deserialize)]

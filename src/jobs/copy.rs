@@ -5,6 +5,7 @@
 
 mod dispatch;
 pub mod pending;
+mod proof;
 mod prove;
 mod scan;
 
@@ -15,8 +16,9 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use self::dispatch::{Dispatch, record};
+use self::proof::Proving;
 use self::prove::prove;
-use self::scan::Scan;
+use self::scan::{Scan, Scanned};
 use super::context::{Destination, Ended, RunContext};
 use super::cursor::Cursor;
 use super::learn::{learn_objects, learn_point};
@@ -53,22 +55,41 @@ pub struct CopyOrder {
     pub full: bool,
     /// Whether a store that holds no binaries any more is taken for the truth.
     pub allow_empty: bool,
+    /// How many names a scan looks at in a second, at most.
+    pub scan_rate: Option<u32>,
 }
 
 /// Runs a copy. Its result is the restore point: a new one, or the last one if nothing changed.
 pub async fn copy(run: &RunContext, order: &CopyOrder) -> anyhow::Result<Ended> {
+    scan_all(run, order, None).await
+}
+
+/// The same; if it ends well, what it proved is recorded for a job.
+async fn scan_all(run: &RunContext, order: &CopyOrder, job: Option<&str>) -> anyhow::Result<Ended> {
+    let proving = match job {
+        Some(job) => Some(Proving::begin(run, job).await?),
+        None => None,
+    };
     let source = &order.source;
     source.open()?;
     let series = prepare(run, order).await?;
     let name = PointName::new(run.started, run.id);
     let (head, needed) =
         source::read_head(run, source, &order.destination, &name, &series, Reread::IfIncomplete).await?;
-    let beside = bring_binaries(run, order, &series).await?;
+    let Scanned { beside, fresh } = bring_binaries(run, order, &series).await?;
+    if let Some(proving) = &proving {
+        let missed = proving.missed(run, &fresh).await?;
+        run.report.count(|counts| counts.missed = missed);
+    }
     let head = source::read_records(run, source, &order.destination, &name, &series, head, &beside.records).await?;
     prove(run, order, &series, &head, needed).await?;
     run.go_on()?;
     let complete = !run.report.is_partial();
-    finish(run, order, series, name, head, complete).await
+    let ended = finish(run, order, series, name, head, complete).await?;
+    if let Some(proving) = proving {
+        proving.record(run, &fresh, run.report.counts().missed).await?;
+    }
+    Ok(ended)
 }
 
 /// Opens the series of restore points, having learned what is at the destination if that is not known.
@@ -103,8 +124,8 @@ async fn prepare(run: &RunContext, order: &CopyOrder) -> anyhow::Result<Series> 
     Ok(series)
 }
 
-/// Walks the store and sends what is new; gives what lay beside the binaries.
-async fn bring_binaries(run: &RunContext, order: &CopyOrder, series: &Series) -> anyhow::Result<Beside> {
+/// Walks the store and sends what is new; gives what was found.
+async fn bring_binaries(run: &RunContext, order: &CopyOrder, series: &Series) -> anyhow::Result<Scanned> {
     run.report.phase("looking for new binaries", "binaries", None);
     let store = order.source.binaries.clone();
     let suspects = Suspects::new(run, store.layout())?;
@@ -115,6 +136,7 @@ async fn bring_binaries(run: &RunContext, order: &CopyOrder, series: &Series) ->
         series: series.id,
         candidates: candidates_to,
         changes: changes_to.clone(),
+        rate: order.scan_rate,
     };
     let scanned = {
         let store = store.clone();
@@ -128,11 +150,11 @@ async fn bring_binaries(run: &RunContext, order: &CopyOrder, series: &Series) ->
     // The ledger's error is the cause where it is one: the others were cut off by it. Then that of a request.
     recorded?;
     sent?;
-    let beside = scanned?;
+    let scanned = scanned?;
     classify(run, order, series, &suspects).await?;
-    refuse_implausible(run, order, series, &beside)?;
-    source::report_foreign(run, &beside);
-    Ok(beside)
+    refuse_implausible(run, order, series, &scanned.beside)?;
+    source::report_foreign(run, &scanned.beside);
+    Ok(scanned)
 }
 
 /// Tells sidecars from damage, now that all names are known.

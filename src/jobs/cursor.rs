@@ -23,7 +23,12 @@ impl<T, F> std::fmt::Debug for Cursor<T, F> {
 impl<T, F: FnMut(Option<&Digest>) -> anyhow::Result<Vec<T>>> Cursor<T, F> {
     /// `fetch` gives the rows after a digest, none at the end; `name` is the digest of a row.
     pub fn new(fetch: F, name: fn(&T) -> Digest) -> Self {
-        Self { fetch, name, page: Vec::new().into_iter(), next: None, last: None, at_end: false }
+        Self::after(None, fetch, name)
+    }
+
+    /// The same, beginning after a digest.
+    pub fn after(last: Option<Digest>, fetch: F, name: fn(&T) -> Digest) -> Self {
+        Self { fetch, name, page: Vec::new().into_iter(), next: None, last, at_end: false }
     }
 
     /// The next row, which stays.

@@ -32,6 +32,8 @@ pub struct Pending {
 pub struct Backlog {
     /// How many binaries.
     pub pending: u64,
+    /// How large they were when they were last seen, added up.
+    pub bytes: u64,
     /// When the first of them was seen.
     pub oldest: Option<Timestamp>,
     /// Since when the store may hold what no watcher saw.
@@ -58,6 +60,9 @@ struct Desk {
     arrivals: watch::Sender<()>,
     /// Changes whenever a run has ended that took what came.
     ended: watch::Sender<()>,
+    /// The number of the watch that is kept, and how many there were.
+    watch: Option<u64>,
+    watches: u64,
 }
 
 impl Desks {
@@ -83,20 +88,48 @@ impl Drop for Taking {
 }
 
 impl Ledger {
-    /// Records binaries as pending for each of these jobs. Gives the jobs for which no run takes them: those are to be
+    /// From now on everything that comes is recorded as pending for these jobs.
+    pub fn begin_watch(&self, jobs: &[String]) {
+        let mut desks = self.desks.lock();
+        for job in jobs {
+            let desk = desks.entry(job.clone()).or_default();
+            desk.watches += 1;
+            desk.watch = Some(desk.watches);
+        }
+    }
+
+    /// From now on it is not.
+    pub fn end_watch(&self, jobs: &[String]) {
+        let mut desks = self.desks.lock();
+        for job in jobs {
+            desks.entry(job.clone()).or_default().watch = None;
+        }
+    }
+
+    /// The watch that is kept for a job, by a number that no other has in this process.
+    pub fn watch_of(&self, job: &str) -> Option<u64> {
+        self.desks.lock().get(job)?.watch
+    }
+
+    /// Records binaries, with their sizes, as pending for each of these jobs. Gives the jobs for which no run takes them: those are to be
     /// started.
-    pub fn add_pending(&self, jobs: &[String], digests: &[Digest], now: Timestamp) -> anyhow::Result<Vec<String>> {
+    pub fn add_pending(
+        &self,
+        jobs: &[String],
+        binaries: &[(Digest, u64)],
+        now: Timestamp,
+    ) -> anyhow::Result<Vec<String>> {
         let mut connection = self.connection();
         let mut record = || -> rusqlite::Result<()> {
             let transaction = connection.transaction()?;
             let mut insert = transaction.prepare_cached(
-                "INSERT OR REPLACE INTO pending (job, digest, seen)
-                 VALUES (?1, ?2, coalesce((SELECT seen FROM pending WHERE job = ?1 AND digest = ?2), ?3))",
+                "INSERT OR REPLACE INTO pending (job, digest, seen, bytes)
+                 VALUES (?1, ?2, coalesce((SELECT seen FROM pending WHERE job = ?1 AND digest = ?2), ?3), ?4)",
             )?;
             let now = now.to_string();
             for job in jobs {
-                for digest in digests {
-                    insert.execute(params![job, digest.as_bytes(), now])?;
+                for (digest, bytes) in binaries {
+                    insert.execute(params![job, digest.as_bytes(), now, bytes])?;
                 }
             }
             drop(insert);
@@ -202,9 +235,9 @@ impl Ledger {
     /// How much waits for a job.
     pub fn backlog(&self, job: &str) -> anyhow::Result<Backlog> {
         let connection = self.connection();
-        let (pending, oldest) = connection
-            .prepare_cached("SELECT count(*), min(seen) FROM pending WHERE job = ?")?
-            .query_row([job], |row| Ok((row.get(0)?, row.get::<_, Option<String>>(1)?)))
+        let (pending, bytes, oldest) = connection
+            .prepare_cached("SELECT count(*), coalesce(sum(bytes), 0), min(seen) FROM pending WHERE job = ?")?
+            .query_row([job], |row| Ok((row.get(0)?, row.get(1)?, row.get::<_, Option<String>>(2)?)))
             .context("count what is pending")?;
         let unwatched: Option<String> = connection
             .prepare_cached("SELECT since FROM unwatched WHERE job = ?")?
@@ -212,7 +245,7 @@ impl Ledger {
             .optional()
             .context("read what is not watched")?;
         let time = |text: Option<String>| text.map(|text| text.parse()).transpose();
-        Ok(Backlog { pending, oldest: time(oldest)?, unwatched: time(unwatched)? })
+        Ok(Backlog { pending, bytes, oldest: time(oldest)?, unwatched: time(unwatched)? })
     }
 
     /// Records that the store of these jobs may hold what no watcher saw. A scan that has begun does not count.

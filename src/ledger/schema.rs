@@ -125,6 +125,21 @@ CREATE TABLE sessions (            -- logins that have not expired
     expires TEXT NOT NULL          -- RFC 3339, UTC
 ) WITHOUT ROWID;
 ",
+    "
+ALTER TABLE pending ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0;  -- how large it was when it was last seen
+CREATE TABLE proofs (              -- the last scan of a job that came to its end
+    job      TEXT PRIMARY KEY,
+    run      INTEGER NOT NULL,
+    finished TEXT NOT NULL,        -- RFC 3339, UTC
+    examined INTEGER NOT NULL,     -- binaries in the store
+    new      INTEGER NOT NULL,     -- of them: not known at the destination
+    missed   INTEGER               -- of these: not seen by the watcher; null if it had not watched all the time
+) WITHOUT ROWID;
+CREATE TABLE scans (               -- scans that were cut
+    series  INTEGER PRIMARY KEY,
+    reached BLOB NOT NULL          -- the binary they had come to
+);
+",
 ];
 
 /// Sets the connection up and brings the tables to this program's version.

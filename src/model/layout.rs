@@ -124,11 +124,15 @@ impl Layout {
 
     /// The binary that a file in the directory `parents` is by its name; `parents` holds the digits of all levels.
     pub fn digest_of(&self, parents: &[u8], file_name: &[u8]) -> Option<Digest> {
-        let name = file_name.strip_suffix(self.suffix.as_bytes())?;
-        if !name.starts_with(parents) || parents.len() != self.levels * self.width {
+        if !file_name.starts_with(parents) || parents.len() != self.levels * self.width {
             return None;
         }
-        let digest = Digest::from_name(name)?;
+        self.digest_in(file_name)
+    }
+
+    /// The digest in the name of a file, wherever it lies; none if it is no name of a binary.
+    pub fn digest_in(&self, file_name: &[u8]) -> Option<Digest> {
+        let digest = Digest::from_name(file_name.strip_suffix(self.suffix.as_bytes())?)?;
         self.algorithms.contains(&digest.algorithm()).then_some(digest)
     }
 

@@ -150,6 +150,10 @@ pub struct Counts {
     pub missing: u64,
     /// Binaries of the last restore point that are no longer in the repository (copy).
     pub removed: u64,
+    /// Binaries that a scan found new and that the watcher had not seen, though it had watched all the time since the
+    /// last scan; null if it had not, and in runs that are no scan (copy).
+    #[serde(default)]
+    pub missed: Option<u64>,
     /// Binaries deleted by their owner while the run was under way; no loss.
     pub vanished: u64,
     /// Cached mime types and texts of binaries, which are left out.
@@ -179,6 +183,22 @@ pub struct Counts {
     pub requests: u64,
     /// Of those: tries after a first one that came to nothing.
     pub retries: u64,
+}
+
+/// What a scan proved: that all binaries of a store which were there before it ended are at the destination, but for those
+/// that its run names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proof {
+    /// The run.
+    pub run: RunId,
+    /// When it was through.
+    pub finished: Timestamp,
+    /// How many binaries the store had.
+    pub examined: u64,
+    /// How many of them were not known to be at the destination.
+    pub new: u64,
+    /// How many of these the watcher had not seen; null if it had not watched all the time since the last scan.
+    pub missed: Option<u64>,
 }
 
 /// How far a run is.

@@ -32,7 +32,7 @@ impl Lister {
             flags |= OFlags::NOFOLLOW;
         }
         let directory = rustix::fs::openat(CWD, store.root().join(branch.path(layout)), flags, Mode::empty())?;
-        each_entry(directory.as_fd(), &mut self.buffer, |name, kind| match branch.entry(layout, name) {
+        each_entry(directory.as_fd(), &mut self.buffer, |name, kind, _| match branch.entry(layout, name) {
             Some(place @ Place::Branch(_)) if kind == FileType::Directory => visit(place),
             Some(place @ Place::Binary(_)) if kind == FileType::RegularFile => visit(place),
             _ => {}

@@ -47,6 +47,51 @@ pub enum Found {
     },
 }
 
+/// A part of a store that is walked by itself: first-level directories that follow each other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stretch {
+    /// A binary in the directory after which it begins.
+    reached: Option<Digest>,
+    /// Names of directories: it begins after this one,
+    after: Option<String>,
+    /// and this is its last.
+    until: Option<String>,
+}
+
+impl Stretch {
+    /// All of a store.
+    pub const ALL: Self = Self { reached: None, after: None, until: None };
+
+    /// What comes after the first-level directory of a binary, and what comes up to it, with it; none where a layout has
+    /// no such directories.
+    pub fn around(layout: &Layout, reached: &Digest) -> Option<(Self, Self)> {
+        let name = (layout.levels > 0).then(|| reached.to_string()[..layout.width].to_owned())?;
+        let after = Self { reached: Some(*reached), after: Some(name.clone()), until: None };
+        Some((after, Self { reached: None, after: None, until: Some(name) }))
+    }
+
+    /// A binary that comes before all of it, if there is one to tell.
+    pub fn after(&self) -> Option<Digest> {
+        self.reached
+    }
+
+    /// Whether a binary comes before it.
+    pub fn is_after(&self, digest: &Digest) -> bool {
+        self.after.as_ref().is_some_and(|after| digest.to_string()[..after.len()] <= after[..])
+    }
+
+    /// Whether a binary is in it.
+    pub fn contains(&self, digest: &Digest) -> bool {
+        let before_its_end = |until: &String| digest.to_string()[..until.len()] <= until[..];
+        !self.is_after(digest) && self.until.as_ref().is_none_or(before_its_end)
+    }
+
+    fn has(&self, directory: &[u8]) -> bool {
+        self.after.as_ref().is_none_or(|after| directory > after.as_bytes())
+            && self.until.as_ref().is_none_or(|until| directory <= until.as_bytes())
+    }
+}
+
 /// What lay beside the binaries.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Beside {
@@ -84,6 +129,11 @@ struct Shared {
 impl Walk {
     /// Begins to walk a store with this many threads.
     pub fn begin(store: &BinaryStore, threads: usize) -> anyhow::Result<Self> {
+        Self::begin_in(store, threads, &Stretch::ALL)
+    }
+
+    /// Begins to walk a part of a store.
+    pub fn begin_in(store: &BinaryStore, threads: usize, stretch: &Stretch) -> anyhow::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::openat(CWD, store.root(), flags, Mode::empty())
             .with_context(|| format!("open binary directory `{}`", store.root().display()))?;
@@ -94,7 +144,8 @@ impl Walk {
             layout: store.layout().clone(),
             beside: Arc::clone(&beside),
         });
-        let top = read_top(&shared).with_context(|| format!("read binary directory `{}`", store.root().display()))?;
+        let top = read_top(&shared, stretch)
+            .with_context(|| format!("read binary directory `{}`", store.root().display()))?;
         let (turns_to, turns) = sync_channel(DIRECTORIES_AHEAD);
         let (tasks_to, tasks) = sync_channel::<Task>(0);
         let tasks = Arc::new(Mutex::new(tasks));
@@ -161,19 +212,21 @@ enum Top {
     Flat(Vec<Digest>),
 }
 
-fn read_top(shared: &Shared) -> Result<Top, Errno> {
+fn read_top(shared: &Shared, stretch: &Stretch) -> Result<Top, Errno> {
     let layout = &shared.layout;
     let mut directories = Vec::new();
     let mut flat = Vec::new();
     let mut records = Vec::new();
     let mut foreign = Vec::new();
     let mut buffer = vec![MaybeUninit::uninit(); DIRENT_BYTES];
-    each_entry(shared.root.as_fd(), &mut buffer, |name, kind| {
+    each_entry(shared.root.as_fd(), &mut buffer, |name, kind, _| {
         let text = || String::from_utf8_lossy(name).into_owned();
         let rest = match kind {
             // Whatever bears the name of a level has to be one: what is not is found unreadable when it is opened.
             _ if layout.levels > 0 && layout.is_level(name) => {
-                directories.push(name.to_vec());
+                if stretch.has(name) {
+                    directories.push(name.to_vec());
+                }
                 return;
             }
             FileType::Directory if text().starts_with(".holdfast-") => RootEntry::Passing,
@@ -193,12 +246,14 @@ fn read_top(shared: &Shared) -> Result<Top, Errno> {
             RootEntry::Foreign => foreign.push(text()),
         }
     })?;
-    let mut beside = shared.beside.lock().unwrap_or_else(PoisonError::into_inner);
-    beside.records = records;
-    for name in foreign {
-        beside.add(name);
+    // The root belongs to the stretch that begins with it.
+    if stretch.after.is_none() {
+        let mut beside = shared.beside.lock().unwrap_or_else(PoisonError::into_inner);
+        beside.records = records;
+        for name in foreign {
+            beside.add(name);
+        }
     }
-    drop(beside);
     if layout.levels == 0 {
         flat.sort_unstable();
         return Ok(Top::Flat(flat));
@@ -213,6 +268,15 @@ impl Beside {
         if self.examples.len() < EXAMPLES {
             self.examples.push(path);
         }
+    }
+
+    /// Takes in what lay beside the binaries of another stretch.
+    pub fn merge(&mut self, other: Self) {
+        self.foreign += other.foreign;
+        self.records.extend(other.records);
+        self.examples.extend(other.examples);
+        self.examples.sort();
+        self.examples.truncate(EXAMPLES);
     }
 }
 
@@ -256,6 +320,13 @@ fn work(tasks: &Mutex<Receiver<Task>>, shared: &Shared) {
 /// Nobody takes what the walk finds any more.
 struct Abandoned;
 
+/// What is in a directory: further ones with their inodes and the binaries, each in the order of names.
+struct Level {
+    directory: OwnedFd,
+    below: Vec<(u64, Vec<u8>)>,
+    binaries: Vec<Digest>,
+}
+
 /// The walk below one first-level directory.
 struct Below<'a> {
     shared: &'a Shared,
@@ -267,17 +338,63 @@ struct Below<'a> {
 }
 
 impl Below<'_> {
+    /// Walks a directory of this name, and all below it.
     fn directory(&mut self, parent: BorrowedFd<'_>, name: &[u8]) -> Result<(), Abandoned> {
-        let layout = &self.shared.layout;
-        let depth = self.digits.len() / layout.width + 1;
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         self.digits.extend_from_slice(name);
-        let mut directories = Vec::new();
+        let result = match self.read(parent, name) {
+            Ok(Level { directory, below, binaries }) => {
+                let last = self.digits.len() / self.shared.layout.width + 1 == self.shared.layout.levels;
+                binaries.into_iter().try_for_each(|digest| self.push(digest)).and_then(|()| {
+                    if last {
+                        self.leaves(directory.as_fd(), below)
+                    } else {
+                        below.iter().try_for_each(|(_, name)| self.directory(directory.as_fd(), name))
+                    }
+                })
+            }
+            Err(error) => self.not_read(error),
+        };
+        self.digits.truncate(self.digits.len() - name.len());
+        result
+    }
+
+    /// Reads the directories of the last level: in the order in which they lie on the disk, which saves it most of its
+    /// ways, and tells of them in the order of their names.
+    fn leaves(&mut self, parent: BorrowedFd<'_>, mut below: Vec<(u64, Vec<u8>)>) -> Result<(), Abandoned> {
+        below.sort_unstable();
+        let mut read = Vec::with_capacity(below.len());
+        for (_, name) in below {
+            self.digits.extend_from_slice(&name);
+            let binaries = self.read(parent, &name).map(|level| level.binaries);
+            self.digits.truncate(self.digits.len() - name.len());
+            read.push((name, binaries));
+        }
+        read.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        for (name, binaries) in read {
+            match binaries {
+                Ok(binaries) => binaries.into_iter().try_for_each(|digest| self.push(digest))?,
+                Err(error) => {
+                    self.digits.extend_from_slice(&name);
+                    let told = self.not_read(error);
+                    self.digits.truncate(self.digits.len() - name.len());
+                    told?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the directory that the digits lead to; what is in it that is none of the store's is noted.
+    fn read(&mut self, parent: BorrowedFd<'_>, name: &[u8]) -> Result<Level, Errno> {
+        let layout = &self.shared.layout;
+        let depth = self.digits.len() / layout.width;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut below = Vec::new();
         let mut binaries = Vec::new();
         let mut foreign = Vec::new();
         let read = rustix::fs::openat(parent, name, flags, Mode::empty()).and_then(|directory| {
-            each_entry(directory.as_fd(), self.buffer, |name, kind| match kind {
-                _ if depth < layout.levels && layout.is_level(name) => directories.push(name.to_vec()),
+            each_entry(directory.as_fd(), self.buffer, |name, kind, inode| match kind {
+                _ if depth < layout.levels && layout.is_level(name) => below.push((inode, name.to_vec())),
                 FileType::RegularFile if depth == layout.levels => match layout.digest_of(&self.digits, name) {
                     Some(digest) => binaries.push(digest),
                     None => foreign.push(name.to_vec()),
@@ -292,21 +409,18 @@ impl Below<'_> {
                 beside.add(self.relative().join(String::from_utf8_lossy(&name).as_ref()).display().to_string());
             }
         }
-        let result = match read {
-            Ok(directory) => {
-                directories.sort_unstable();
-                binaries.sort_unstable();
-                binaries
-                    .into_iter()
-                    .try_for_each(|digest| self.push(digest))
-                    .and_then(|()| directories.iter().try_for_each(|name| self.directory(directory.as_fd(), name)))
-            }
+        let directory = read?;
+        below.sort_unstable_by(|(_, one), (_, other)| one.cmp(other));
+        binaries.sort_unstable();
+        Ok(Level { directory, below, binaries })
+    }
+
+    fn not_read(&mut self, error: Errno) -> Result<(), Abandoned> {
+        match error {
             // The garbage collector of the store removes directories that became empty.
-            Err(Errno::NOENT) => Ok(()),
-            Err(error) => self.unreadable(error),
-        };
-        self.digits.truncate(self.digits.len() - name.len());
-        result
+            Errno::NOENT => Ok(()),
+            error => self.unreadable(error),
+        }
     }
 
     /// The directory below the root that the digits lead to.
@@ -340,16 +454,16 @@ impl Below<'_> {
     }
 }
 
-/// Calls `visit` with the name and type of every entry but `.` and `..`.
+/// Calls `visit` with the name, the type and the inode of every entry but `.` and `..`.
 pub(super) fn each_entry(
     directory: BorrowedFd<'_>,
     buffer: &mut [MaybeUninit<u8>],
-    mut visit: impl FnMut(&[u8], FileType),
+    mut visit: impl FnMut(&[u8], FileType, u64),
 ) -> Result<(), Errno> {
     let mut entries = RawDir::new(directory, buffer);
     while let Some(entry) = entries.next() {
         let entry = entry?;
-        let name = entry.file_name();
+        let (name, inode) = (entry.file_name(), entry.ino());
         if matches!(name.to_bytes(), b"." | b"..") {
             continue;
         }
@@ -360,7 +474,7 @@ pub(super) fn each_entry(
             },
             known => known,
         };
-        visit(name.to_bytes(), kind);
+        visit(name.to_bytes(), kind, inode);
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! The running service, as those see it who ask it for something: HTTP, the scheduler, the watcher.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -109,6 +110,23 @@ impl Daemon {
             reply,
         })
         .await?
+    }
+
+    /// Starts a copy that looks at everything because it is time, or finds it waiting.
+    pub async fn scan(&self, job: &str) -> Result<Run, Refusal> {
+        self.command(|reply| Command::Activate {
+            job: job.to_owned(),
+            trigger: Trigger::Schedule,
+            options: JobOptions { scan: true, ..JobOptions::default() },
+            by: None,
+            reply,
+        })
+        .await?
+    }
+
+    /// Whether a run waits or has begun, and has not ended.
+    pub fn is_under_way(&self, id: RunId) -> bool {
+        self.0.board.all().iter().any(|live| live.added.id == id && !live.has_ended())
     }
 
     /// Starts a job because slots of its schedule are due, or finds it waiting. None if somebody else has acted upon
@@ -231,11 +249,14 @@ impl Daemon {
         };
         let names: Vec<String> = self.site().jobs().into_iter().map(|spec| spec.name).collect();
         let watched: Vec<String> = names.iter().filter(|name| self.0.watches.get(name).is_some()).cloned().collect();
-        let (last, marks, backlogs) = self
+        let (last, marks, backlogs, mut proofs) = self
             .read(move |ledger| {
                 let backlogs = watched.into_iter().map(|job| Ok((ledger.backlog(&job)?, job)));
                 let backlogs = backlogs.collect::<anyhow::Result<Vec<_>>>()?;
-                Ok((ledger.last_runs(&names)?, ledger.slot_marks()?, backlogs))
+                let proofs = names.iter().filter_map(|job| Some((job.clone(), ledger.proof(job).transpose()?)));
+                let proofs =
+                    proofs.map(|(job, proof)| Ok((job, proof?))).collect::<anyhow::Result<BTreeMap<_, _>>>()?;
+                Ok((ledger.last_runs(&names)?, ledger.slot_marks()?, backlogs, proofs))
             })
             .await?;
         let now = self.clock().now();
@@ -256,6 +277,7 @@ impl Daemon {
             schedule: spec.timing.as_ref().map(|timing| timing.schedule.text().to_owned()),
             timezone: spec.timing.as_ref().map(|timing| timing.schedule.timezone().to_owned()),
             watch: watch(&spec.name),
+            proof: proofs.remove(&spec.name),
             job: spec.name,
             kind: spec.kind,
             repository: spec.repository,

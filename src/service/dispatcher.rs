@@ -237,13 +237,15 @@ impl Dispatcher {
         by: Option<String>,
     ) -> Result<Run, Refusal> {
         let spec = self.spec(job)?;
-        if options.full && spec.kind != Kind::Copy {
-            return Err(Refusal::Invalid(format!("`full` does not go with {job}: a backup is always full")));
+        let of_copies = [("full", options.full), ("scan", options.scan)];
+        if let Some((option, _)) = of_copies.into_iter().find(|(_, given)| *given && spec.kind != Kind::Copy) {
+            return Err(Refusal::Invalid(format!("`{option}` does not go with {job}: a backup is always full")));
         }
         let scope = Scope::of(trigger);
         if let Some(waiting) = self.docket.waiting_of(job) {
             if let Work::Job { options: of_waiting, scope: scope_of_waiting, .. } = &mut waiting.payload.work {
                 of_waiting.full |= options.full;
+                of_waiting.scan |= options.scan;
                 of_waiting.allow_empty |= options.allow_empty;
                 *scope_of_waiting = (*scope_of_waiting).max(scope);
             }

@@ -14,6 +14,8 @@ use crate::model::digest::Digest;
 pub struct JobOptions {
     /// List the destination first and repair what is known of it (copies only).
     pub full: bool,
+    /// Look at everything, also where the watcher has seen what is new (copies only).
+    pub scan: bool,
     /// Take a repository that holds no binaries any more for the truth.
     pub allow_empty: bool,
 }

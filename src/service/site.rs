@@ -1,5 +1,6 @@
 //! What the daemon is told of the configuration, and what it has done by whoever knows it.
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -77,6 +78,8 @@ pub struct WatchedStore {
     pub binaries: BinaryStore,
     /// The jobs that copy what is new.
     pub jobs: Vec<String>,
+    /// How long after a scan the next one begins by itself, for those jobs whose other runs are none.
+    pub scan_every: BTreeMap<String, Duration>,
 }
 
 /// What a run is to do.

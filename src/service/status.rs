@@ -3,9 +3,9 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::watcher::{Watch, WatchState};
+use super::watcher::{Watch, WatchState, Way};
 use crate::ledger::Backlog;
-use crate::model::run::{Kind, Run, RunId};
+use crate::model::run::{Kind, Proof, Run, RunId};
 
 /// What the service is at.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -49,6 +49,8 @@ pub struct JobStatus {
     pub last_run: Option<Run>,
     /// How its repository is watched, if it is to be.
     pub watch: Option<WatchStatus>,
+    /// What the last scan proved that came to its end (copies).
+    pub proof: Option<Proof>,
 }
 
 /// How the repository of a copy is watched, and what of it waits to be copied.
@@ -58,12 +60,19 @@ pub struct WatchStatus {
     pub state: WatchState,
     /// Why it is not watched.
     pub reason: Option<String>,
-    /// How many directories are watched.
+    /// What tells of new binaries: `fanotify` (a mark on the file system) or `inotify` (a watch on each directory); null
+    /// while nothing does.
+    pub way: Option<String>,
+    /// Why it is not `fanotify`.
+    pub way_reason: Option<String>,
+    /// How many directories are watched, with `inotify`.
     pub directories: Option<u64>,
     /// Whether a run that looks at everything is to come, because something may have been missed.
     pub scan_needed: bool,
     /// How many binaries were seen and have not been copied.
     pub pending: u64,
+    /// How large they were when they were last seen, added up.
+    pub pending_bytes: u64,
     /// When the first of them was seen.
     pub oldest: Option<Timestamp>,
     /// How long ago that is, in seconds; 0 if nothing waits.
@@ -76,9 +85,18 @@ impl WatchStatus {
         Self {
             state: watch.state,
             reason: watch.reason,
+            way: watch.way.as_ref().map(|way| match way {
+                Way::Fanotify => "fanotify".to_owned(),
+                Way::Inotify { .. } => "inotify".to_owned(),
+            }),
+            way_reason: watch.way.and_then(|way| match way {
+                Way::Fanotify => None,
+                Way::Inotify { why } => Some(why),
+            }),
             directories: watch.directories,
             scan_needed: backlog.unwatched.is_some(),
             pending: backlog.pending,
+            pending_bytes: backlog.bytes,
             oldest: backlog.oldest,
             lag_s: (lag * 1000.0).round() / 1000.0,
         }

@@ -7,6 +7,7 @@
 
 mod board;
 mod eyes;
+mod fanotify;
 mod follower;
 mod limits;
 mod survey;
@@ -22,7 +23,8 @@ use super::daemon::Daemon;
 use super::journal::{Level, say};
 use crate::service::site::WatchedStore;
 
-pub use board::{Watch, WatchBoard, WatchState};
+pub use board::{Watch, WatchBoard, WatchState, Way};
+pub use fanotify::Marks;
 pub use limits::watch_limit;
 
 /// How the watcher waits.
@@ -53,12 +55,20 @@ impl Default for Pace {
 }
 
 /// Watches what the configuration says, and what a new one says after that, until `stop` fires.
-pub async fn run(daemon: Daemon, stop: CancellationToken) -> anyhow::Result<()> {
-    run_at(daemon, stop, Pace::default()).await
+pub async fn run(daemon: Daemon, marks: Marks, stop: CancellationToken) -> anyhow::Result<()> {
+    run_at(daemon, marks, stop, Pace::default()).await
 }
 
 /// The same at another pace.
-pub async fn run_at(daemon: Daemon, stop: CancellationToken, pace: Pace) -> anyhow::Result<()> {
+pub async fn run_at(daemon: Daemon, marks: Marks, stop: CancellationToken, pace: Pace) -> anyhow::Result<()> {
+    // They end after the last who listens, or else what they tell would find nobody.
+    let readers = CancellationToken::new();
+    let _stop_readers = readers.clone().drop_guard();
+    let mut reading = JoinSet::new();
+    for reader in marks.readers() {
+        let stop = readers.clone();
+        reading.spawn_blocking(move || reader(stop));
+    }
     let mut sites = daemon.sites();
     while !stop.is_cancelled() {
         let watched = sites.borrow_and_update().watched();
@@ -67,7 +77,7 @@ pub async fn run_at(daemon: Daemon, stop: CancellationToken, pace: Pace) -> anyh
         let round = stop.child_token();
         let mut followers = JoinSet::new();
         for store in &watched {
-            followers.spawn(Follower::new(daemon.clone(), store.clone(), round.clone(), pace).run());
+            followers.spawn(Follower::new(daemon.clone(), store.clone(), marks.clone(), round.clone(), pace).run());
         }
         loop {
             tokio::select! {
@@ -76,6 +86,10 @@ pub async fn run_at(daemon: Daemon, stop: CancellationToken, pace: Pace) -> anyh
                     if changed.is_err() || sites.borrow_and_update().watched() != watched {
                         break;
                     }
+                }
+                Some(ended) = reading.join_next(), if !reading.is_empty() => {
+                    // It goes on until it is told to stop, so it panicked. Without it nothing would be seen.
+                    anyhow::bail!("read from fanotify: the thread broke off: {:?}", ended.err());
                 }
                 Some(ended) = followers.join_next(), if !followers.is_empty() => {
                     // It goes on until it is told to stop, so it panicked.

@@ -21,9 +21,12 @@ pub(super) fn ended(run: &Run) -> String {
     if let Some(result) = &run.result {
         line = line + ", " + result;
     }
-    // In the order of the fields, without those that stayed 0.
+    // In the order of the fields, without those that stayed 0; but that a scan found nothing missed is worth saying.
     if let Ok(serde_json::Value::Object(counts)) = serde_json::to_value(&run.counts) {
-        for (name, count) in counts.iter().filter(|(_, count)| count.as_u64() != Some(0)) {
+        let says = |(name, count): &(&String, &serde_json::Value)| {
+            count.as_u64().is_some_and(|count| count > 0 || *name == "missed")
+        };
+        for (name, count) in counts.iter().filter(says) {
             let _infallible = write!(line, ", {name} {count}");
         }
     }

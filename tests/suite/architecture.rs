@@ -15,6 +15,8 @@ const HOMES: &[(&str, &[&str])] = &[
     ("sha2", &["model/digest"]),
     ("rusqlite", &["ledger"]),
     ("notify", &["service/watcher/eyes"]),
+    ("nix", &["service/watcher/fanotify"]),
+    ("libc", &["service/watcher/fanotify"]),
     ("toml", &["config"]),
     ("toml_edit", &["config/users"]),
     ("argon2", &["model/password"]),
@@ -79,10 +81,10 @@ fn strangers(file: &str, text: &str) -> Vec<String> {
     let mut found = Vec::new();
     for (number, line) in code(text) {
         for (name, homes) in HOMES {
-            let named = line.contains(&format!("{name}::")) || line.contains(&format!("use {name}"));
-            // `crate::model::…::toml::…` would be a module of ours.
-            let outside = named && !line.contains(&format!("::{name}::")) && !line.contains(&format!("_{name}::"));
-            if outside && !homes.iter().any(|home| is_below(file, home)) {
+            // `crate::model::…::toml::…` would be a module of ours, and `unix::` is not `nix::`.
+            let begins = |at: usize| !line[..at].ends_with(|c: char| c.is_alphanumeric() || matches!(c, '_' | ':'));
+            let of_path = line.match_indices(&format!("{name}::")).any(|(at, _)| begins(at));
+            if (of_path || line.contains(&format!("use {name};"))) && !homes.iter().any(|home| is_below(file, home)) {
                 found.push(format!("src/{file}.rs:{number} names {name}, which lives in {}", homes.join(", ")));
             }
         }

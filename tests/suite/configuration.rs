@@ -41,13 +41,19 @@ fn uncommented(text: &str) -> String {
 #[test]
 fn the_example_parses_with_and_without_its_commented_settings_which_show_the_defaults() {
     let plain = parse(EXAMPLE);
-    let full = parse(&uncommented(EXAMPLE));
+    // `scan_every` goes with a watch alone.
+    let full = parse(&uncommented(EXAMPLE).replace("\nwatch = false\n", "\nwatch = true\n"));
     let mut service = full.service.clone();
     // These two show examples, as without them there are none.
     assert!(service.tls.take().is_some());
     assert_eq!(std::mem::take(&mut service.hosts), ["backup.example.org"]);
     assert_eq!(plain.service, service);
-    assert_eq!(plain.copies, full.copies);
+    let mut copies = full.copies.clone();
+    // And these, which go with `watch`.
+    let copy = copies.get_mut("binaries").unwrap();
+    assert!(std::mem::take(&mut copy.watch));
+    assert_eq!((copy.scan_every.take(), copy.scan_rate.take()), (Some(Duration::from_hours(24)), Some(20_000)));
+    assert_eq!(plain.copies, copies);
     assert_eq!(plain.backups, full.backups);
     let mut older = full.older_interfaces.clone();
     // And this one.
@@ -354,7 +360,7 @@ fn unknown_keys_and_tables_are_shown_with_what_was_meant() {
     /etc/holdfast/holdfast.toml:6:1: unknown key `schedul` in [copy.binaries]
         6 | schedul = "0 0 5 * * Sun"
           | ^^^^^^^
-       way out: did you mean `schedule`? known keys: destination, jitter, parallel, point_every, repository, schedule, settle, timezone, watch
+       way out: did you mean `schedule`? known keys: destination, jitter, parallel, point_every, repository, scan_every, scan_rate, schedule, settle, timezone, watch
     "#);
 }
 

@@ -41,6 +41,8 @@ type WhileAsleep = Box<dyn FnMut() + Send>;
 pub(crate) struct TestClock {
     now: Mutex<Timestamp>,
     while_asleep: Mutex<Option<WhileAsleep>>,
+    /// The longest time that anybody was to sleep.
+    pub(crate) longest: Mutex<Duration>,
 }
 
 impl std::fmt::Debug for TestClock {
@@ -57,7 +59,11 @@ impl Clock for TestClock {
         *now
     }
 
-    async fn sleep(&self, _duration: Duration) {
+    async fn sleep(&self, duration: Duration) {
+        {
+            let mut longest = self.longest.lock().unwrap();
+            *longest = (*longest).max(duration);
+        }
         if let Some(happens) = self.while_asleep.lock().unwrap().as_mut() {
             happens();
         }
@@ -103,6 +109,7 @@ impl Lab {
         let clock = Arc::new(TestClock {
             now: Mutex::new("2100-01-01T00:00:00Z".parse().unwrap()),
             while_asleep: Mutex::new(None),
+            longest: Mutex::default(),
         });
         let lock = StateLock::take(&directory.path().join("state"), "test").unwrap();
         let (ledger, _) = Ledger::open(&lock).unwrap();
@@ -260,7 +267,7 @@ impl Lab {
         let source = self.source();
         self.try_run("copy.main", Kind::Copy, async |run, destination| {
             let (settle, allow_empty) = (self.settle, self.allow_empty);
-            copy(run, &CopyOrder { source, destination, parallel: 8, settle, full, allow_empty }).await
+            copy(run, &CopyOrder { source, destination, parallel: 8, settle, full, allow_empty, scan_rate: None }).await
         })
         .await
     }

@@ -44,6 +44,7 @@ mod s3_faults;
 mod s3_memory;
 mod s3_memory_tests;
 mod s3_store;
+mod scans;
 mod schedule;
 mod scheduler;
 mod seaweedfs;

@@ -29,6 +29,7 @@ async fn run(lab: &Lab, pending: bool) -> Run {
         settle: lab.settle,
         full: false,
         allow_empty: false,
+        scan_rate: None,
     };
     let following =
         Following { job: JOB.to_owned(), point_every: Duration::from_mins(5), hurry: CancellationToken::new() };
@@ -40,8 +41,12 @@ async fn run(lab: &Lab, pending: bool) -> Run {
     lab.runner.run(&activation, lab.stop.clone(), report, work).await.unwrap()
 }
 
+fn sized(digests: &[Digest]) -> Vec<(Digest, u64)> {
+    digests.iter().map(|digest| (*digest, 1)).collect()
+}
+
 fn see(lab: &Lab, digests: &[Digest]) -> Vec<String> {
-    lab.runner.ledger.add_pending(&[JOB.to_owned()], digests, "2026-01-01T00:00:00Z".parse().unwrap()).unwrap()
+    lab.runner.ledger.add_pending(&[JOB.to_owned()], &sized(digests), "2026-01-01T00:00:00Z".parse().unwrap()).unwrap()
 }
 
 fn left(lab: &Lab) -> Vec<Digest> {
@@ -113,7 +118,7 @@ async fn a_scan_takes_out_what_was_seen_before_it_began_and_nothing_else() {
     let mut lab = lab;
     lab.wait_for_files();
     lab.while_asleep(move || {
-        ledger.add_pending(&[JOB.to_owned()], &[meanwhile], "2026-01-02T00:00:00Z".parse().unwrap()).unwrap();
+        ledger.add_pending(&[JOB.to_owned()], &[(meanwhile, 0)], "2026-01-02T00:00:00Z".parse().unwrap()).unwrap();
         ledger.mark_unwatched(&[JOB.to_owned()], "2026-01-02T00:00:00Z".parse().unwrap()).unwrap();
     });
     run(&lab, false).await;

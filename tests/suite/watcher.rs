@@ -1,6 +1,6 @@
 //! The watcher, on the real `notify` and a real daemon: whatever comes into a store is at the destination, and how.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -24,7 +24,7 @@ use holdfast::service::clock::SystemClock;
 use holdfast::service::request::{Refusal, RestoreRequest, VerifyRequest};
 use holdfast::service::site::{JobSpec, Points, Scope, Site, WatchedStore, Work};
 use holdfast::service::status::WatchStatus;
-use holdfast::service::watcher::{Pace, WatchState, run_at};
+use holdfast::service::watcher::{Marks, Pace, WatchState, run_at};
 use holdfast::store::directory::DirectoryStore;
 use holdfast::store::memory::MemoryStore;
 use holdfast::store::retry::{RetryPolicy, Retrying};
@@ -32,6 +32,7 @@ use holdfast::store::{ErrorKind, ObjectStore, StoreError};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
+use super::own_mounts::{in_own_mounts, mount_memory};
 use super::service_loop::Running;
 
 const JOB: &str = "copy.main";
@@ -44,6 +45,7 @@ struct WatchSite {
     store: BinaryStore,
     destination: Arc<dyn ObjectStore>,
     point_every: Duration,
+    scan_every: BTreeMap<String, Duration>,
     /// Whether runs fail.
     away: AtomicBool,
     /// What runs were to look at.
@@ -63,7 +65,11 @@ impl Site for WatchSite {
     }
 
     fn watched(&self) -> Vec<WatchedStore> {
-        vec![WatchedStore { binaries: self.store.clone(), jobs: vec![JOB.to_owned()] }]
+        vec![WatchedStore {
+            binaries: self.store.clone(),
+            jobs: vec![JOB.to_owned()],
+            scan_every: self.scan_every.clone(),
+        }]
     }
 
     fn runs_at_once(&self) -> usize {
@@ -100,6 +106,7 @@ impl Site for WatchSite {
             settle: Duration::from_millis(200),
             full: false,
             allow_empty: false,
+            scan_rate: None,
         };
         if self.away.load(Ordering::Relaxed) {
             return Err(StoreError::new(ErrorKind::Denied, "put", "the destination is away").into());
@@ -130,6 +137,8 @@ struct Ground {
     destination: Arc<dyn ObjectStore>,
     pace: Pace,
     point_every: Duration,
+    scan_every: Option<Duration>,
+    marks: Marks,
 }
 
 impl Ground {
@@ -149,7 +158,28 @@ impl Ground {
             ..Pace::default()
         };
         let point_every = Duration::from_millis(300);
-        Self { root, _directory: None, layout: Layout::modeshape(), destination, pace, point_every }
+        Self {
+            root,
+            _directory: None,
+            layout: Layout::modeshape(),
+            destination,
+            pace,
+            point_every,
+            scan_every: None,
+            marks: Marks::default(),
+        }
+    }
+
+    /// The same, on a file system that is marked.
+    fn marked(self) -> Option<Self> {
+        let marks = Marks::set([self.root.as_path()]);
+        match marks.covers(&self.root) {
+            Ok(()) => Some(Self { marks, ..self }),
+            Err(why) => {
+                eprintln!("skipped with fanotify: {why}");
+                None
+            }
+        }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -171,13 +201,15 @@ impl Ground {
             store: self.store(),
             destination: Arc::clone(&self.destination),
             point_every: self.point_every,
+            scan_every: self.scan_every.map(|every| (JOB.to_owned(), every)).into_iter().collect(),
             away: AtomicBool::new(false),
             scopes: Mutex::default(),
         });
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let mut running = Running::start(&self.path("state"), Arc::clone(&site) as Arc<dyn Site>, clock);
         let (watching, stopping, pace) = (running.daemon.clone(), running.stop.clone(), self.pace);
-        running.tasks.spawn(async move { run_at(watching, stopping, pace).await.unwrap() });
+        let marks = self.marks.clone();
+        running.tasks.spawn(async move { run_at(watching, marks, stopping, pace).await.unwrap() });
         Service { site, running }
     }
 
@@ -208,6 +240,14 @@ impl Ground {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         }
+    }
+}
+
+/// Carries out a test with a watch on each directory, and with a mark on the file system where this process may set one.
+async fn each_way(test: impl AsyncFn(Ground)) {
+    test(Ground::new()).await;
+    if let Some(ground) = Ground::new().marked() {
+        test(ground).await;
     }
 }
 
@@ -293,47 +333,53 @@ fn add(ground: &Path, store: &BinaryStore, content: &[u8]) -> Digest {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn files_that_come_with_their_directories_are_all_copied_without_another_scan() {
-    let ground = Ground::new();
-    let before = add(&ground.root, &ground.store(), b"there before");
-    let service = ground.start();
-    service.watching().await;
-    let scans = service.runs().await.len();
-    let wanted: BTreeSet<Digest> = std::thread::scope(|scope| {
-        let writers = ["a", "b", "c", "d"].map(|seed| {
-            let (root, store) = (ground.root.as_path(), ground.store());
-            scope.spawn(move || (0..1_000).map(|number| add(root, &store, &content(number, seed))).collect::<Vec<_>>())
+    each_way(async |ground| {
+        let before = add(&ground.root, &ground.store(), b"there before");
+        let service = ground.start();
+        service.watching().await;
+        let scans = service.runs().await.len();
+        let wanted: BTreeSet<Digest> = std::thread::scope(|scope| {
+            let writers = ["a", "b", "c", "d"].map(|seed| {
+                let (root, store) = (ground.root.as_path(), ground.store());
+                scope.spawn(move || {
+                    (0..1_000).map(|number| add(root, &store, &content(number, seed))).collect::<Vec<_>>()
+                })
+            });
+            writers.into_iter().flat_map(|writer| writer.join().unwrap()).chain([before]).collect()
         });
-        writers.into_iter().flat_map(|writer| writer.join().unwrap()).chain([before]).collect()
-    });
-    ground.all_arrive(&wanted).await;
-    service.rest().await;
-    let runs = service.runs().await;
-    assert_eq!(ground.arrived().await, wanted);
-    assert!(runs.iter().all(|run| run.outcome == Some(Outcome::Succeeded)), "{runs:#?}");
-    // Only the scan after the start looked at more than what was new.
-    let examined: u64 = runs[..runs.len() - scans].iter().map(|run| run.counts.examined).sum();
-    let copied: u64 = runs[..runs.len() - scans].iter().map(|run| run.counts.copied).sum();
-    assert!(copied == 4_000 && examined < 12_000, "{copied} copied, {examined} examined");
-    service.end().await;
+        ground.all_arrive(&wanted).await;
+        service.rest().await;
+        let runs = service.runs().await;
+        assert_eq!(ground.arrived().await, wanted);
+        assert!(runs.iter().all(|run| run.outcome == Some(Outcome::Succeeded)), "{runs:#?}");
+        // Only the scan after the start looked at more than what was new.
+        let examined: u64 = runs[..runs.len() - scans].iter().map(|run| run.counts.examined).sum();
+        let copied: u64 = runs[..runs.len() - scans].iter().map(|run| run.counts.copied).sum();
+        assert!(copied == 4_000 && examined < 12_000, "{copied} copied, {examined} examined");
+        service.end().await;
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn trees_that_are_renamed_into_place_are_looked_into_at_every_level() {
-    let ground = Ground::new();
-    let service = ground.start();
-    service.watching().await;
-    let apart = BinaryStore::at(&ground.path("elsewhere/tree"), &ground.layout);
-    let mut wanted = BTreeSet::new();
-    for number in 0..400 {
-        wanted.insert(add(&ground.root, &apart, &content(number, "tree")));
-    }
-    for entry in fs::read_dir(ground.path("elsewhere/tree")).unwrap() {
-        let entry = entry.unwrap();
-        fs::rename(entry.path(), ground.path("binaries").join(entry.file_name())).unwrap();
-    }
-    ground.all_arrive(&wanted).await;
-    service.rest().await;
-    service.end().await;
+    each_way(async |ground| {
+        let service = ground.start();
+        service.watching().await;
+        let apart = BinaryStore::at(&ground.path("elsewhere/tree"), &ground.layout);
+        let mut wanted = BTreeSet::new();
+        for number in 0..400 {
+            wanted.insert(add(&ground.root, &apart, &content(number, "tree")));
+        }
+        for entry in fs::read_dir(ground.path("elsewhere/tree")).unwrap() {
+            let entry = entry.unwrap();
+            fs::rename(entry.path(), ground.path("binaries").join(entry.file_name())).unwrap();
+        }
+        ground.all_arrive(&wanted).await;
+        service.rest().await;
+        service.end().await;
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -391,110 +437,120 @@ async fn what_is_missed_when_too_much_comes_is_found_by_a_scan() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_is_being_written_in_place_waits_and_is_no_damage() {
-    let ground = Ground::new();
-    let service = ground.start();
-    service.watching().await;
-    let whole = vec![b'x'; 100_000];
-    let digest = Digest::of(Algorithm::Sha1, &whole);
-    let place = ground.place(&digest);
-    fs::create_dir_all(place.parent().unwrap()).unwrap();
-    let mut file = fs::File::create(&place).unwrap();
-    file.write_all(&whole[..50_000]).unwrap();
-    // Runs have looked at it, and left it.
-    service
-        .until("it was looked at twice and is pending", async || {
-            let looked = service.runs().await.iter().filter(|run| run.counts.examined > 0).count();
-            looked >= 2 && service.watch().await.is_some_and(|watch| watch.pending == 1 && watch.lag_s > 0.0)
-        })
-        .await;
-    assert!(ground.arrived().await.is_empty());
-    file.write_all(&whole[50_000..]).unwrap();
-    drop(file);
-    ground.all_arrive(&BTreeSet::from([digest])).await;
-    service.rest().await;
-    let runs = service.runs().await;
-    assert!(runs.iter().all(|run| run.outcome == Some(Outcome::Succeeded)), "{runs:#?}");
-    service.end().await;
+    each_way(async |ground| {
+        let service = ground.start();
+        service.watching().await;
+        let whole = vec![b'x'; 100_000];
+        let digest = Digest::of(Algorithm::Sha1, &whole);
+        let place = ground.place(&digest);
+        fs::create_dir_all(place.parent().unwrap()).unwrap();
+        let mut file = fs::File::create(&place).unwrap();
+        file.write_all(&whole[..50_000]).unwrap();
+        // Runs have looked at it, and left it.
+        service
+            .until("it was looked at twice and is pending", async || {
+                let looked = service.runs().await.iter().filter(|run| run.counts.examined > 0).count();
+                looked >= 2 && service.watch().await.is_some_and(|watch| watch.pending == 1 && watch.lag_s > 0.0)
+            })
+            .await;
+        assert!(ground.arrived().await.is_empty());
+        file.write_all(&whole[50_000..]).unwrap();
+        drop(file);
+        ground.all_arrive(&BTreeSet::from([digest])).await;
+        service.rest().await;
+        let runs = service.runs().await;
+        assert!(runs.iter().all(|run| run.outcome == Some(Outcome::Succeeded)), "{runs:#?}");
+        service.end().await;
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_deleted_soon_after_it_came_is_forgotten() {
-    let ground = Ground::new();
-    let service = ground.start();
-    service.watching().await;
-    service.site.away.store(true, Ordering::Relaxed);
-    let digest = add(&ground.root, &ground.store(), b"short-lived");
-    service.until("it is pending", async || service.watch().await.is_some_and(|watch| watch.pending == 1)).await;
-    fs::remove_file(ground.place(&digest)).unwrap();
-    service.site.away.store(false, Ordering::Relaxed);
-    service.running.daemon.start(JOB, holdfast::service::request::JobOptions::default(), None).await.unwrap();
-    service.rest().await;
-    assert!(ground.arrived().await.is_empty());
-    service.end().await;
+    each_way(async |ground| {
+        let service = ground.start();
+        service.watching().await;
+        service.site.away.store(true, Ordering::Relaxed);
+        let digest = add(&ground.root, &ground.store(), b"short-lived");
+        service.until("it is pending", async || service.watch().await.is_some_and(|watch| watch.pending == 1)).await;
+        fs::remove_file(ground.place(&digest)).unwrap();
+        service.site.away.store(false, Ordering::Relaxed);
+        service.running.daemon.start(JOB, holdfast::service::request::JobOptions::default(), None).await.unwrap();
+        service.rest().await;
+        assert!(ground.arrived().await.is_empty());
+        service.end().await;
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_pending_when_the_service_ended_is_copied_by_the_next() {
-    let ground = Ground::new();
-    let service = ground.start();
-    service.watching().await;
-    service.site.away.store(true, Ordering::Relaxed);
-    let mut wanted = BTreeSet::from([add(&ground.root, &ground.store(), b"one")]);
-    service.until("it is pending", async || service.watch().await.is_some_and(|watch| watch.pending == 1)).await;
-    service.end().await;
-    // And what comes while nobody watches.
-    wanted.insert(add(&ground.root, &ground.store(), b"two"));
-    let service = ground.start();
-    ground.all_arrive(&wanted).await;
-    service.watching().await;
-    service.end().await;
+    each_way(async |ground| {
+        let service = ground.start();
+        service.watching().await;
+        service.site.away.store(true, Ordering::Relaxed);
+        let mut wanted = BTreeSet::from([add(&ground.root, &ground.store(), b"one")]);
+        service.until("it is pending", async || service.watch().await.is_some_and(|watch| watch.pending == 1)).await;
+        service.end().await;
+        // And what comes while nobody watches.
+        wanted.insert(add(&ground.root, &ground.store(), b"two"));
+        let service = ground.start();
+        ground.all_arrive(&wanted).await;
+        service.watching().await;
+        service.end().await;
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_goes_and_comes_back_is_watched_again() {
-    let ground = Ground::new();
-    let mut wanted = BTreeSet::from([add(&ground.root, &ground.store(), b"one")]);
-    let service = ground.start();
-    service.watching().await;
-    fs::rename(ground.path("binaries"), ground.path("elsewhere/away")).unwrap();
-    service
-        .until("it is seen to be gone", async || {
-            service.watch().await.is_some_and(|watch| {
-                watch.state == WatchState::BySchedule
-                    && watch.reason.is_some_and(|reason| reason.contains("is not there"))
+    each_way(async |ground| {
+        let mut wanted = BTreeSet::from([add(&ground.root, &ground.store(), b"one")]);
+        let service = ground.start();
+        service.watching().await;
+        fs::rename(ground.path("binaries"), ground.path("elsewhere/away")).unwrap();
+        service
+            .until("it is seen to be gone", async || {
+                service.watch().await.is_some_and(|watch| {
+                    watch.state == WatchState::BySchedule
+                        && watch.reason.is_some_and(|reason| reason.contains("is not there"))
+                })
             })
-        })
-        .await;
-    wanted.insert(add(&ground.root, &BinaryStore::at(&ground.path("elsewhere/away"), &ground.layout), b"two"));
-    fs::rename(ground.path("elsewhere/away"), ground.path("binaries")).unwrap();
-    ground.all_arrive(&wanted).await;
-    service.watching().await;
-    wanted.insert(add(&ground.root, &ground.store(), b"three"));
-    ground.all_arrive(&wanted).await;
-    service.end().await;
+            .await;
+        wanted.insert(add(&ground.root, &BinaryStore::at(&ground.path("elsewhere/away"), &ground.layout), b"two"));
+        fs::rename(ground.path("elsewhere/away"), ground.path("binaries")).unwrap();
+        ground.all_arrive(&wanted).await;
+        service.watching().await;
+        wanted.insert(add(&ground.root, &ground.store(), b"three"));
+        ground.all_arrive(&wanted).await;
+        service.end().await;
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sidecars_markers_and_foreign_names_are_no_binaries() {
-    let ground = Ground::new();
-    let service = ground.start();
-    service.watching().await;
-    let binary = add(&ground.root, &ground.store(), b"a picture");
-    let [mime_type, text] = ground.layout.sidecars_of(&binary).unwrap();
-    for (name, content) in [(mime_type, "image/png"), (text, "what can be read on it")] {
-        fs::create_dir_all(ground.place(&name).parent().unwrap()).unwrap();
-        fs::write(ground.place(&name), content).unwrap();
-    }
-    let marker = ground.path("binaries/trash").join(ground.layout.path(&binary));
-    fs::create_dir_all(marker.parent().unwrap()).unwrap();
-    fs::write(marker, "").unwrap();
-    fs::write(ground.path("binaries/README"), "mine").unwrap();
-    ground.all_arrive(&BTreeSet::from([binary])).await;
-    service.rest().await;
-    let runs = service.runs().await;
-    assert_eq!(ground.arrived().await, BTreeSet::from([binary]));
-    assert!(runs.iter().all(|run| run.outcome == Some(Outcome::Succeeded)), "{runs:#?}");
-    service.end().await;
+    each_way(async |ground| {
+        let service = ground.start();
+        service.watching().await;
+        let binary = add(&ground.root, &ground.store(), b"a picture");
+        let [mime_type, text] = ground.layout.sidecars_of(&binary).unwrap();
+        for (name, content) in [(mime_type, "image/png"), (text, "what can be read on it")] {
+            fs::create_dir_all(ground.place(&name).parent().unwrap()).unwrap();
+            fs::write(ground.place(&name), content).unwrap();
+        }
+        let marker = ground.path("binaries/trash").join(ground.layout.path(&binary));
+        fs::create_dir_all(marker.parent().unwrap()).unwrap();
+        fs::write(marker, "").unwrap();
+        fs::write(ground.path("binaries/README"), "mine").unwrap();
+        ground.all_arrive(&BTreeSet::from([binary])).await;
+        service.rest().await;
+        let runs = service.runs().await;
+        assert_eq!(ground.arrived().await, BTreeSet::from([binary]));
+        assert!(runs.iter().all(|run| run.outcome == Some(Outcome::Succeeded)), "{runs:#?}");
+        service.end().await;
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -534,6 +590,8 @@ async fn a_change_never_takes_the_place_of_a_run_that_was_to_look_at_everything(
 
 /// What a child process is to do; set for tests that begin their own binary again.
 const CHILD: &str = "HOLDFAST_WATCH_CHILD";
+/// Whether it is to mark the file system.
+const MARKED: &str = "HOLDFAST_TEST_MARKED";
 
 /// Begins the test named `child` in a process of its own, behind `wrapper`.
 fn child(wrapper: &[&str], ground: &Path) -> Command {
@@ -567,7 +625,9 @@ fn child_of_a_test() {
     let Some(directory) = std::env::var_os(CHILD).map(PathBuf::from) else { return };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(2).build().unwrap();
     runtime.block_on(async {
-        let service = inherited(&directory).start();
+        let ground = inherited(&directory);
+        let ground = if std::env::var_os(MARKED).is_some() { ground.marked().unwrap() } else { ground };
+        let service = ground.start();
         loop {
             let watch = serde_json::to_string(&service.watch().await).unwrap();
             fs::write(directory.join("watch.new"), watch).unwrap();
@@ -604,6 +664,107 @@ fn child_says(ground: &Ground, holds: impl Fn(&serde_json::Value) -> bool) -> se
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_scan_begins_by_itself_when_it_is_time_and_proves_that_nothing_was_missed() {
+    each_way(async |ground| {
+        let ground = Ground { scan_every: Some(Duration::from_millis(1)), ..ground };
+        let service = ground.start();
+        service.watching().await;
+        let mut wanted = BTreeSet::new();
+        for number in 0..100 {
+            wanted.insert(add(&ground.root, &ground.store(), &content(number, "proved")));
+        }
+        service
+            .until("two scans of all of it began by themselves", async || {
+                let runs = service.runs().await;
+                let scans = runs.iter().filter(|run| run.trigger == Trigger::Schedule && run.outcome.is_some());
+                scans.filter(|run| run.counts.examined == 100 && run.counts.missed == Some(0)).count() >= 2
+            })
+            .await;
+        ground.all_arrive(&wanted).await;
+        let job = &service.running.daemon.status().await.unwrap().jobs[0];
+        let proof = job.proof.as_ref().unwrap();
+        assert_eq!((proof.examined, proof.missed), (100, Some(0)));
+        assert!(service.runs().await.iter().all(|run| run.counts.missed.unwrap_or(0) == 0));
+        service.end().await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mark_tells_of_one_store_and_not_of_others_on_its_file_system() {
+    let Some(ground) = Ground::new().marked() else { return };
+    let service = ground.start();
+    service.watching().await;
+    let watch = service.watch().await.unwrap();
+    assert_eq!((watch.way.as_deref(), watch.directories, watch.way_reason), (Some("fanotify"), None, None));
+    let apart = BinaryStore::at(&ground.path("elsewhere/other"), &ground.layout);
+    let mut wanted = BTreeSet::new();
+    for number in 0..200 {
+        // The same names elsewhere, before and after.
+        add(&ground.root, &apart, &content(number, "both"));
+        wanted.insert(add(&ground.root, &ground.store(), &content(number, "both")));
+        add(&ground.root, &apart, &content(number, "other"));
+    }
+    ground.all_arrive(&wanted).await;
+    service.rest().await;
+    assert_eq!(ground.arrived().await, wanted);
+    let seen: u64 = service.runs().await.iter().map(|run| run.counts.examined).sum();
+    assert!((200..400).contains(&seen), "{seen} were looked at");
+    service.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_with_another_file_system_in_it_is_watched_by_directories() {
+    if !in_own_mounts("watcher::a_store_with_another_file_system_in_it_is_watched_by_directories") {
+        return;
+    }
+    let Some(ground) = Ground::new().marked() else { return };
+    mount_memory("1M", &ground.path("binaries/00"));
+    let service = ground.start();
+    service.watching().await;
+    let watch = service.watch().await.unwrap();
+    assert_eq!(watch.way.as_deref(), Some("inotify"));
+    assert!(watch.way_reason.unwrap().contains("binaries/00"));
+    let mut numbers = (0..).map(|number| content(number, "there"));
+    let body = numbers.find(|body| Digest::of(Algorithm::Sha1, body).to_string().starts_with("00")).unwrap();
+    let digest = Digest::of(Algorithm::Sha1, &body);
+    fs::create_dir_all(ground.place(&digest).parent().unwrap()).unwrap();
+    fs::write(ground.place(&digest), body).unwrap();
+    ground.all_arrive(&[digest].into()).await;
+    service.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_system_that_is_unmounted_takes_its_mark_along_and_the_store_is_watched_by_directories_after_that() {
+    if !in_own_mounts(
+        "watcher::a_file_system_that_is_unmounted_takes_its_mark_along_and_the_store_is_watched_by_directories_after_that",
+    ) {
+        return;
+    }
+    let mut ground = Ground::new();
+    let at = ground.path("binaries");
+    mount_memory("1M", &at);
+    ground.marks = Marks::set([at.as_path()]);
+    ground.marks.covers(&at).unwrap();
+    let service = ground.start();
+    service.watching().await;
+    assert_eq!(service.watch().await.unwrap().way.as_deref(), Some("fanotify"));
+    assert!(Command::new("umount").arg("--lazy").arg(&at).status().unwrap().success());
+    mount_memory("1M", &at);
+    service
+        .until("it is watched by directories", async || {
+            service.watch().await.is_some_and(|watch| watch.way.as_deref() == Some("inotify"))
+        })
+        .await;
+    let body = content(1, "after");
+    let digest = Digest::of(Algorithm::Sha1, &body);
+    fs::create_dir_all(ground.place(&digest).parent().unwrap()).unwrap();
+    fs::write(ground.place(&digest), body).unwrap();
+    ground.all_arrive(&[digest].into()).await;
+    service.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn with_too_few_watches_it_says_what_to_change_and_scans() {
     for (limit, needle) in
         [("max_inotify_watches", "max_inotify_watches="), ("max_inotify_instances", "max_user_instances")]
@@ -636,7 +797,13 @@ async fn with_too_few_watches_it_says_what_to_change_and_scans() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_that_is_killed_again_and_again_loses_nothing() {
-    let ground = for_children();
+    lose_nothing(for_children()).await;
+    if let Some(ground) = for_children().marked() {
+        lose_nothing(ground).await;
+    }
+}
+
+async fn lose_nothing(ground: Ground) {
     let over = AtomicBool::new(false);
     let (mut wanted, mut slow) = (BTreeSet::new(), None);
     std::thread::scope(|scope| {
@@ -644,7 +811,11 @@ async fn a_service_that_is_killed_again_and_again_loses_nothing() {
             let mut kills = 0;
             let mut random = fastrand::Rng::with_seed(7);
             while !over.load(Ordering::Relaxed) {
-                let child = Killed(child(&[], &ground.root).stderr(Stdio::null()).spawn().unwrap());
+                let mut command = child(&[], &ground.root);
+                if ground.marks.covers(&ground.root).is_ok() {
+                    command.env(MARKED, "1");
+                }
+                let child = Killed(command.stderr(Stdio::null()).spawn().unwrap());
                 std::thread::park_timeout(Duration::from_millis(random.u64(50..900)));
                 drop(child);
                 kills += 1;

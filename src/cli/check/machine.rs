@@ -1,9 +1,8 @@
 //! The configuration file, the state directory and the limits of the process.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::fs::{Access, access, statvfs};
 use rustix::process::{Resource, geteuid, getrlimit};
@@ -13,13 +12,9 @@ use crate::cli::session::{ledger_to_read, lost_ledger};
 use crate::cli::{text, users};
 use crate::config::{Config, ConfigError};
 use crate::ledger::{InUse, Ledger, StateLock};
-use crate::model::layout::Layout;
-use crate::service::watcher::watch_limit;
 
 /// A ledger of some million binaries with its log, and the scratch files of a run.
 const ENOUGH_STATE_BYTES: u64 = 1 << 30;
-/// How many directories of each level are looked into to estimate how many there are.
-const SAMPLED_DIRECTORIES: usize = 16;
 /// Files that are open whatever the jobs do: the ledger, the walkers, the runtime.
 const OPEN_FILES_BASE: u64 = 128;
 /// A binary on its way is a file and a connection.
@@ -159,75 +154,7 @@ pub(super) fn limits(findings: &mut Findings, config: &Config) {
     }
 }
 
-/// Whether the stores that are to be watched have fewer directories than there may be watches.
-pub(super) fn watches(findings: &mut Findings, config: &Config) {
-    let repositories: BTreeSet<&str> =
-        config.copies.values().filter(|job| job.watch).map(|job| job.repository.as_str()).collect();
-    let stores = repositories.into_iter().filter_map(|name| config.repositories.get(name));
-    let estimates: Vec<_> =
-        stores.map(|store| (&store.name, estimate_directories(&store.binaries, &store.layout))).collect();
-    if estimates.is_empty() {
-        return;
-    }
-    let needed: u64 = estimates.iter().map(|(_, directories)| directories).sum();
-    let each: Vec<String> = estimates
-        .iter()
-        .map(|(name, directories)| format!("repository {name} has about {} directories", text::count(*directories)))
-        .collect();
-    let each = each.join(", ");
-    match watch_limit() {
-        Some((allowed, setting)) if allowed < needed => findings.warning(
-            "watches",
-            format!("{each}, and {} watches are allowed to all programs of a user", text::count(allowed)),
-            format!(
-                "raise {setting} to {} or more by sysctl; a store that cannot be watched is copied by schedule alone",
-                needed + needed / 4
-            ),
-        ),
-        Some((allowed, _)) => {
-            findings.ok("watches", format!("{each}; {} watches are allowed", text::count(allowed)));
-        }
-        None => findings.ok("watches", format!("{each}; how many watches are allowed cannot be read here")),
-    }
-}
-
-/// How many directories a store has, from a few of them: to count them takes as long as a walk.
-fn estimate_directories(root: &Path, layout: &Layout) -> u64 {
-    let level = |directory: &Path| -> Vec<PathBuf> {
-        let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-        let levels = entries.filter(|entry| layout.is_level(entry.file_name().as_encoded_bytes()));
-        levels.map(|entry| entry.path()).collect()
-    };
-    let mut sample = vec![root.to_owned()];
-    let (mut total, mut of_level) = (1, 1);
-    for _ in 0..layout.levels {
-        let below: Vec<PathBuf> = sample.iter().flat_map(|directory| level(directory)).collect();
-        of_level = of_level * below.len() as u64 / sample.len().max(1) as u64;
-        total += of_level;
-        let step = (below.len() / SAMPLED_DIRECTORIES).max(1);
-        sample = below.into_iter().step_by(step).take(SAMPLED_DIRECTORIES).collect();
-    }
-    total
-}
-
 /// Whether this user may make files in a directory.
 pub(super) fn may_write(directory: &Path) -> bool {
     access(directory, Access::WRITE_OK | Access::EXEC_OK).is_ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_number_of_directories_is_estimated_from_a_few() {
-        let store = tempfile::tempdir().unwrap();
-        for number in 0..256 * 8 * 2 {
-            let name = format!("{:02x}/{:02x}/{:02x}", number % 256, number / 256 % 8, number / 2048);
-            fs::create_dir_all(store.path().join(name)).unwrap();
-        }
-        fs::create_dir_all(store.path().join("trash/aa/bb")).unwrap();
-        assert_eq!(estimate_directories(store.path(), &Layout::modeshape()), 1 + 256 + 256 * 8 + 256 * 8 * 2);
-        assert_eq!(estimate_directories(&store.path().join("nowhere"), &Layout::modeshape()), 1);
-    }
 }

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::dispatch::{Candidate, Dispatch, record};
 use super::prove::prove;
-use super::{CANDIDATES_AHEAD, CHANGES_AHEAD, CopyOrder, copy, finish};
+use super::{CANDIDATES_AHEAD, CHANGES_AHEAD, CopyOrder, finish, scan_all};
 use crate::jobs::closure::Needed;
 use crate::jobs::context::{Cancelled, Ended, RunContext, is_cancelled};
 use crate::jobs::cursor::Cursor;
@@ -47,7 +47,7 @@ pub struct Following {
 /// Runs a copy, after which nothing is pending for its job that was when it began.
 pub async fn copy_all(run: &RunContext, order: &CopyOrder, job: &str) -> anyhow::Result<Ended> {
     let mark = run.blocking(|run| run.ledger.watermark()).await?;
-    let ended = copy(run, order).await?;
+    let ended = scan_all(run, order, Some(job)).await?;
     let job = job.to_owned();
     run.blocking(move |run| run.ledger.reconcile(&job, mark)).await?;
     Ok(ended)

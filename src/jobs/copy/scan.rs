@@ -1,18 +1,26 @@
 //! The scan: every name in the store, merged with what the last restore point has.
+//!
+//! One that was cut is gone on with where it was: the next begins there, goes to the end, and then does the beginning.
+//! So each is a whole one, and yet those that are cut again and again come around.
+
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
 use super::dispatch::Candidate;
+use super::proof::Fresh;
 use crate::jobs::context::{Cancelled, RunContext};
 use crate::jobs::cursor::Cursor;
 use crate::jobs::source;
 use crate::ledger::{Change, DestinationId, SeriesId};
 use crate::model::digest::Digest;
 use crate::repository::binaries::BinaryStore;
-use crate::repository::walk::{Beside, Found, Walk};
+use crate::repository::walk::{Beside, Found, Stretch, Walk};
 
 /// How many threads walk the store.
 const WALKERS: usize = 2;
+/// How often it is recorded how far the scan is.
+const RECORD_EVERY: Duration = Duration::from_secs(5);
 
 /// The walk, merged with what the last restore point has.
 pub(super) struct Scan {
@@ -20,17 +28,56 @@ pub(super) struct Scan {
     pub(super) series: SeriesId,
     pub(super) candidates: mpsc::Sender<Candidate>,
     pub(super) changes: mpsc::Sender<Change>,
+    /// How many names are looked at in a second, at most.
+    pub(super) rate: Option<u32>,
+}
+
+/// What a scan found.
+pub(super) struct Scanned {
+    pub(super) beside: Beside,
+    pub(super) fresh: Fresh,
 }
 
 impl Scan {
-    pub(super) fn run(self, run: &RunContext, store: &BinaryStore) -> anyhow::Result<Beside> {
+    pub(super) fn run(self, run: &RunContext, store: &BinaryStore) -> anyhow::Result<Scanned> {
+        let cut = run.ledger.reached(self.series)?;
+        let stretches = match cut.map(|reached| Stretch::around(store.layout(), &reached)) {
+            Some(Some((after, until))) => vec![after, until],
+            _ => vec![Stretch::ALL],
+        };
+        let mut fresh = Fresh::default();
+        let mut pace = Pace::new(self.rate);
+        let mut beside = Beside::default();
+        for stretch in stretches {
+            beside.merge(self.walk(run, store, &stretch, &mut fresh, &mut pace)?);
+        }
+        run.ledger.forget_reached(self.series)?;
+        Ok(Scanned { beside, fresh })
+    }
+
+    fn walk(
+        &self,
+        run: &RunContext,
+        store: &BinaryStore,
+        stretch: &Stretch,
+        fresh: &mut Fresh,
+        pace: &mut Pace,
+    ) -> anyhow::Result<Beside> {
         let root = source::store_name(store);
         let series = self.series;
-        let mut members =
-            Cursor::new(|after: Option<&Digest>| run.ledger.unchanged_members_after(series, after), |member| member.0);
-        let mut sidecars =
-            Cursor::new(|after: Option<&Digest>| run.ledger.sidecars_after(&root, after), |digest| *digest);
-        let mut walk = Walk::begin(store, WALKERS)?;
+        let mut members = Cursor::after(
+            stretch.after(),
+            |after: Option<&Digest>| run.ledger.unchanged_members_after(series, after),
+            |member| member.0,
+        );
+        let mut sidecars = Cursor::after(
+            stretch.after(),
+            |after: Option<&Digest>| run.ledger.sidecars_after(&root, after),
+            |digest| *digest,
+        );
+        // What precedes the stretch is not gone.
+        while members.take_if(|member| stretch.is_after(&member.0))?.is_some() {}
+        let mut walk = Walk::begin_in(store, WALKERS, stretch)?;
         for found in &mut walk {
             run.go_on()?;
             match found {
@@ -50,6 +97,9 @@ impl Scan {
                         }
                         // Asked here, where waiting for the ledger's writer holds up nobody else.
                         let indexed = run.ledger.object(self.destination, digest)?;
+                        if indexed.is_none() {
+                            fresh.add(*digest);
+                        }
                         let candidate = Candidate { digest: *digest, indexed, pending: None };
                         self.candidates.blocking_send(candidate).map_err(|_| Cancelled)?;
                     }
@@ -59,8 +109,13 @@ impl Scan {
                         counts.sidecars += known_sidecars;
                     });
                     run.report.advance(examined);
+                    if let (Some(last), true) = (batch.last(), pace.is_time_to_record()) {
+                        run.ledger.set_reached(series, last)?;
+                    }
+                    pace.keep(run, examined)?;
                 }
                 Found::Unreadable { digits, path, cause } => {
+                    fresh.blind = true;
                     run.report.count(|counts| counts.failed += 1);
                     run.report.problem("unreadable", path.display().to_string(), format!("read directory: {cause}"));
                     let text = |digest: &Digest| digest.to_string();
@@ -72,7 +127,7 @@ impl Scan {
                 }
             }
         }
-        while let Some((gone, _)) = members.take()? {
+        while let Some((gone, _)) = members.take_if(|member| stretch.contains(&member.0))? {
             self.gone(run, gone)?;
         }
         Ok(walk.beside())
@@ -81,5 +136,43 @@ impl Scan {
     fn gone(&self, run: &RunContext, digest: Digest) -> anyhow::Result<()> {
         run.report.count(|counts| counts.removed += 1);
         Ok(self.changes.blocking_send(Change::Removed(digest)).map_err(|_| Cancelled)?)
+    }
+}
+
+/// Not faster than was asked for.
+struct Pace {
+    rate: Option<u32>,
+    /// Since when so many names were looked at.
+    since: Instant,
+    names: u64,
+    recorded: Instant,
+}
+
+impl Pace {
+    fn new(rate: Option<u32>) -> Self {
+        Self { rate, since: Instant::now(), names: 0, recorded: Instant::now() }
+    }
+
+    fn is_time_to_record(&mut self) -> bool {
+        let due = self.recorded.elapsed() >= RECORD_EVERY;
+        if due {
+            self.recorded = Instant::now();
+        }
+        due
+    }
+
+    /// Waits until as many names may have been looked at.
+    fn keep(&mut self, run: &RunContext, names: u64) -> anyhow::Result<()> {
+        let Some(rate) = self.rate else { return Ok(()) };
+        self.names += names;
+        let due = Duration::from_micros(self.names.saturating_mul(1_000_000) / u64::from(rate));
+        let early = due.saturating_sub(self.since.elapsed());
+        tokio::runtime::Handle::current().block_on(async {
+            tokio::select! {
+                () = run.clock.sleep(early) => {}
+                () = run.stop.cancelled() => {}
+            }
+        });
+        run.go_on()
     }
 }

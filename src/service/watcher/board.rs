@@ -17,6 +17,18 @@ pub enum WatchState {
     BySchedule,
 }
 
+/// What tells of new binaries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// A mark on the whole file system.
+    Fanotify,
+    /// A watch on each directory.
+    Inotify {
+        /// Why it is not a mark.
+        why: String,
+    },
+}
+
 /// The same, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Watch {
@@ -24,7 +36,9 @@ pub struct Watch {
     pub state: WatchState,
     /// Why it is not watched.
     pub reason: Option<String>,
-    /// How many directories are watched.
+    /// What tells of new binaries, while something does.
+    pub way: Option<Way>,
+    /// How many directories are watched, if each is by itself.
     pub directories: Option<u64>,
 }
 

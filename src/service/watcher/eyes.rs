@@ -1,6 +1,7 @@
-//! What the kernel tells of a store: the one place that names `notify`.
+//! What the kernel tells of a store: by a mark on its file system where that could be set, or else by `notify`, which only
+//! this place names.
 //!
-//! A directory is watched by itself. The crate's own recursion would set watches on new directories but not say what
+//! With the latter a directory is watched by itself. The crate's own recursion would set watches on new directories but not say what
 //! is in them by then, and that is where nearly every file of such a store arrives.
 
 use std::io::ErrorKind as IoKind;
@@ -12,6 +13,8 @@ use notify::event::{AccessKind, AccessMode, Event, EventKind, ModifyKind, Rename
 use notify::{Config, ErrorKind, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 
+use super::board::Way;
+use super::fanotify::{Marks, Tapping};
 use crate::model::branch::{Branch, Place};
 use crate::model::digest::Digest;
 use crate::model::layout::Layout;
@@ -24,6 +27,8 @@ pub(super) enum Sight {
     Binary(Digest),
     /// A directory came or went: what is there now has to be watched and looked into.
     Branch(Branch),
+    /// A directory came, and it is not known where.
+    Unplaced,
     /// The root of the store went.
     RootGone,
     /// Not everything that happened was seen.
@@ -43,21 +48,38 @@ pub(super) enum Blind {
     Other(String),
 }
 
-/// The watches of one store; dropping it ends them, and the sights after that.
+/// How one store is watched; dropping it ends that, and the sights after that.
 #[derive(Debug)]
 pub(super) struct Eyes {
-    watcher: notify::INotifyWatcher,
+    kind: Kind,
     root: PathBuf,
     layout: Layout,
+}
+
+#[derive(Debug)]
+enum Kind {
+    /// All of it, from the beginning.
+    Mark(#[expect(dead_code, reason = "it is given back when it is dropped")] Tapping),
+    /// Directories, each by itself.
+    Watches(notify::INotifyWatcher),
 }
 
 /// Set when something was seen that found no room.
 pub(super) type Overrun = Arc<AtomicBool>;
 
 impl Eyes {
-    /// Watches nothing yet; what is seen goes to `sights`.
-    pub(super) fn open(store: &BinaryStore, sights: mpsc::Sender<Sight>, overrun: Overrun) -> Result<Self, Blind> {
+    /// What is seen goes to `sights`. Watches all of the store if it is marked, and nothing yet if not.
+    pub(super) fn open(
+        store: &BinaryStore,
+        marks: &Marks,
+        sights: mpsc::Sender<Sight>,
+        overrun: Overrun,
+    ) -> Result<(Self, Way), Blind> {
         let (root, layout) = (store.root().to_owned(), store.layout().clone());
+        let why = match marks.tap(store, sights.clone()) {
+            Ok(tapping) => return Ok((Self { kind: Kind::Mark(tapping), root, layout }, Way::Fanotify)),
+            Err(why) => why,
+        };
         let handler = {
             let (root, layout) = (root.clone(), layout.clone());
             move |event: notify::Result<Event>| {
@@ -71,13 +93,21 @@ impl Eyes {
         };
         let config = Config::default().with_follow_symlinks(false);
         let watcher = notify::INotifyWatcher::new(handler, config).map_err(|error| blind(&error))?;
-        Ok(Self { watcher, root, layout })
+        Ok((Self { kind: Kind::Watches(watcher), root, layout }, Way::Inotify { why }))
     }
 
-    /// Watches one directory; again, if it was made anew.
+    /// Whether all of the store is watched as it is.
+    pub(super) fn see_all(&self) -> bool {
+        matches!(self.kind, Kind::Mark(_))
+    }
+
+    /// Watches one directory, if it is not; again, if it was made anew.
     pub(super) fn watch(&mut self, branch: &Branch) -> Result<(), Blind> {
         let path = self.root.join(branch.path(&self.layout));
-        self.watcher.watch(&path, RecursiveMode::NonRecursive).map_err(|error| blind(&error))
+        match &mut self.kind {
+            Kind::Mark(_) => Ok(()),
+            Kind::Watches(watcher) => watcher.watch(&path, RecursiveMode::NonRecursive).map_err(|error| blind(&error)),
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 mod retries;
 mod session;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,11 +14,12 @@ use tokio_util::sync::CancellationToken;
 use self::retries::{Due, Retry, due};
 use self::session::{Lost, Session, identity};
 use super::Pace;
-use super::board::{Watch, WatchState};
+use super::board::{Watch, WatchState, Way};
+use super::fanotify::Marks;
 use super::limits::{no_instances, no_watches, watch_limit};
 use super::survey::count_directories;
 use crate::ledger::Ledger;
-use crate::model::run::Trigger;
+use crate::model::run::{Proof, RunId, Trigger};
 use crate::service::daemon::Daemon;
 use crate::service::journal::{Level, say};
 use crate::service::request::Refusal;
@@ -33,15 +35,18 @@ const RECORD_AGAIN: Duration = Duration::from_secs(5);
 pub(super) struct Follower {
     daemon: Daemon,
     store: WatchedStore,
+    marks: Marks,
     stop: CancellationToken,
     pace: Pace,
     /// The last complaint, which is made once.
     said: String,
     jobs: Vec<Retry>,
+    /// The scans that were last asked for because it was time, by their jobs.
+    scans: BTreeMap<String, (RunId, Instant)>,
 }
 
 impl Follower {
-    pub(super) fn new(daemon: Daemon, store: WatchedStore, stop: CancellationToken, pace: Pace) -> Self {
+    pub(super) fn new(daemon: Daemon, store: WatchedStore, marks: Marks, stop: CancellationToken, pace: Pace) -> Self {
         let retry = |job: &String| Retry {
             job: job.clone(),
             ended: daemon.ledger().takings(job),
@@ -49,7 +54,7 @@ impl Follower {
             at: None,
         };
         let jobs = store.jobs.iter().map(retry).collect();
-        Self { daemon, store, stop, pace, said: String::new(), jobs }
+        Self { daemon, store, marks, stop, pace, said: String::new(), jobs, scans: BTreeMap::new() }
     }
 
     /// Goes on until it is told to stop.
@@ -72,7 +77,7 @@ impl Follower {
                 }
                 Lost::Missed(cause) => {
                     let text = format!("watch `{root}`: {cause}; everything is looked at");
-                    self.board(WatchState::SettingUp, Some(cause), None);
+                    self.board(WatchState::SettingUp, Some(cause), None, None);
                     self.missed().await;
                     // What cannot be watched at all is not looked at again each time that this turns out.
                     if self.tell(text) {
@@ -94,13 +99,13 @@ impl Follower {
         }
     }
 
-    fn board(&self, state: WatchState, reason: Option<String>, directories: Option<u64>) {
-        self.daemon.watch_board().put(&self.store.jobs, &Watch { state, reason, directories });
+    fn board(&self, state: WatchState, reason: Option<String>, way: Option<Way>, directories: Option<u64>) {
+        self.daemon.watch_board().put(&self.store.jobs, &Watch { state, reason, way, directories });
     }
 
     /// The store cannot be watched: said once, and shown for as long as it is so.
     fn blind(&mut self, reason: &str) {
-        self.board(WatchState::BySchedule, Some(reason.to_owned()), None);
+        self.board(WatchState::BySchedule, Some(reason.to_owned()), None, None);
         let root = self.store.binaries.root().display();
         let text = format!(
             "`{root}` is not watched: {reason}. {} by schedule until then; without one, only on request",
@@ -159,6 +164,37 @@ impl Follower {
         // stopping: what is pending stays so.
         if let Err(Refusal::Internal(error)) = self.daemon.activate(job, Trigger::Change).await {
             say(Level::Error, format_args!("start {job}: {error:#}"));
+        }
+    }
+
+    /// Starts the scans for which it is time.
+    async fn scan_what_is_due(&mut self) {
+        for (job, every) in self.store.scan_every.clone() {
+            if let Some((run, asked)) = self.scans.get(&job)
+                && (self.daemon.is_under_way(*run) || asked.elapsed() < self.pace.again.1)
+            {
+                continue;
+            }
+            let of = job.clone();
+            let proof = match self.ledger(move |ledger| ledger.proof(&of)).await {
+                Ok(proof) => proof,
+                Err(error) => {
+                    say(Level::Error, format_args!("{error:#}"));
+                    continue;
+                }
+            };
+            let now = self.daemon.clock().now();
+            // A clock that was set back does not keep it from being done.
+            let is_due =
+                |proof: Proof| !Duration::try_from(now.duration_since(proof.finished)).is_ok_and(|age| age < every);
+            if proof.is_none_or(is_due) {
+                match self.daemon.scan(&job).await {
+                    Ok(run) => drop(self.scans.insert(job, (run.id, Instant::now()))),
+                    Err(Refusal::Internal(error)) => say(Level::Error, format_args!("start {job}: {error:#}")),
+                    // It is no longer in the configuration, or the service is stopping.
+                    Err(_) => {}
+                }
+            }
         }
     }
 

@@ -14,8 +14,8 @@ use crate::repository::branches::Lister;
 /// What the thread found.
 #[derive(Debug)]
 pub(super) enum Finding {
-    /// Every directory that was there is watched; so many.
-    Ready(u64),
+    /// All of the store is watched: so many directories, if each is by itself.
+    Ready(Option<u64>),
     /// Binaries in directories that had come.
     Binaries(Vec<Digest>),
     /// A directory cannot be watched.
@@ -45,7 +45,12 @@ impl Survey {
     /// Watches all of the store, then what it is asked to.
     pub(super) fn run(mut self, mut requests: mpsc::Receiver<Branch>) {
         let mut lister = Lister::default();
-        let Ok(directories) = self.descend(&mut lister, Branch::ROOT, false) else { return };
+        let directories = if self.eyes.see_all() {
+            None
+        } else {
+            let Ok(directories) = self.descend(&mut lister, Branch::ROOT, false) else { return };
+            Some(directories)
+        };
         if self.tell(Finding::Ready(directories)).is_err() {
             return;
         }

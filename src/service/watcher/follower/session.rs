@@ -8,16 +8,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Instant, sleep_until};
 
 use super::retries::due;
 use super::{Follower, RECORD_AGAIN};
+use crate::ledger::Ledger;
 use crate::model::branch::Branch;
 use crate::model::digest::Digest;
 use crate::service::journal::{Level, say};
-use crate::service::watcher::board::WatchState;
+use crate::service::watcher::board::{WatchState, Way};
 use crate::service::watcher::eyes::{Blind, Eyes, Sight};
 use crate::service::watcher::survey::{Finding, Survey};
 
@@ -45,18 +47,22 @@ pub(super) enum Lost {
     NoInstances,
 }
 
-/// Which directory a path leads to.
-pub(super) type Identity = (u64, u64);
+/// Which directory a path leads to: its file system, its inode, and by which mount it is reached, since a file system that
+/// was unmounted and mounted again is not watched any more.
+pub(super) type Identity = (u64, u64, u64);
 
 pub(super) fn identity(root: &Path) -> Option<Identity> {
     let metadata = fs::metadata(root).ok().filter(fs::Metadata::is_dir)?;
-    Some((metadata.dev(), metadata.ino()))
+    // Kernels before 5.8 do not tell; then the others have to do.
+    let mount = statx(CWD, root, AtFlags::empty(), StatxFlags::MNT_ID).map_or(0, |stat| stat.stx_mnt_id);
+    Some((metadata.dev(), metadata.ino(), mount))
 }
 
 /// The store while it is watched.
 pub(super) struct Session<'a> {
     follower: &'a mut Follower,
     root: Identity,
+    way: Way,
     overrun: Arc<AtomicBool>,
     sights: mpsc::Receiver<Sight>,
     findings: mpsc::Receiver<Finding>,
@@ -69,6 +75,8 @@ pub(super) struct Session<'a> {
     failing: bool,
     /// Directories that came and were not looked into.
     branches: BTreeSet<Branch>,
+    /// Whether a directory came of which that is all that is known.
+    unplaced: bool,
     /// Whether a directory was said not to be watched.
     complained: bool,
 }
@@ -78,13 +86,13 @@ impl<'a> Session<'a> {
     pub(super) async fn watch(follower: &'a mut Follower) -> Lost {
         let store = follower.store.binaries.clone();
         let Some(root) = identity(store.root()) else { return Lost::RootGone };
-        follower.board(WatchState::SettingUp, None, None);
+        follower.board(WatchState::SettingUp, None, None, None);
         let overrun = Arc::new(AtomicBool::new(false));
         let (sights_to, sights) = mpsc::channel(follower.pace.sights);
         let (findings_to, findings) = mpsc::channel(FINDINGS);
         let (requests, requests_from) = mpsc::channel(1);
-        let eyes = match Eyes::open(&store, sights_to, Arc::clone(&overrun)) {
-            Ok(eyes) => eyes,
+        let (eyes, way) = match Eyes::open(&store, &follower.marks, sights_to, Arc::clone(&overrun)) {
+            Ok(opened) => opened,
             Err(blind) => return lost(blind),
         };
         let over = follower.stop.child_token();
@@ -93,6 +101,7 @@ impl<'a> Session<'a> {
         let mut session = Session {
             follower,
             root,
+            way,
             overrun,
             sights,
             findings,
@@ -101,9 +110,11 @@ impl<'a> Session<'a> {
             flush_at: None,
             failing: false,
             branches: BTreeSet::new(),
+            unplaced: false,
             complained: false,
         };
         let lost = session.follow().await;
+        session.follower.daemon.ledger().end_watch(&session.follower.store.jobs);
         over.cancel();
         if !matches!(lost, Lost::Stopped) {
             session.flush().await;
@@ -158,6 +169,10 @@ impl<'a> Session<'a> {
                     if identity(self.follower.store.binaries.root()) != Some(self.root) {
                         return Lost::RootGone;
                     }
+                    if self.way == Way::Fanotify && self.follower.marks.have_lost(self.root.0) {
+                        return Lost::Missed("its file system was unmounted".to_owned());
+                    }
+                    self.follower.scan_what_is_due().await;
                 }
                 due = due(&mut self.follower.jobs) => self.follower.look_after(due).await,
             }
@@ -170,6 +185,10 @@ impl<'a> Session<'a> {
             Sight::Branch(branch) => {
                 self.branches.insert(branch);
             }
+            Sight::Unplaced => {
+                self.unplaced = true;
+                self.flush_soon();
+            }
             Sight::RootGone => return Some(Lost::RootGone),
             Sight::Missed(cause) => return Some(Lost::Missed(cause)),
         }
@@ -181,11 +200,18 @@ impl<'a> Session<'a> {
             Finding::Ready(directories) => {
                 let root = self.follower.store.binaries.root().display();
                 let jobs = self.follower.store.jobs.join(", ");
-                say(Level::Info, format_args!("watching `{root}`, {directories} directories, for {jobs}"));
+                let how = match (directories, &self.way) {
+                    (Some(directories), Way::Inotify { why }) => {
+                        format!("{directories} directories, by inotify, as {why}")
+                    }
+                    _ => "by fanotify".to_owned(),
+                };
+                say(Level::Info, format_args!("watching `{root}` for {jobs}: {how}"));
                 self.follower.said.clear();
-                // What came before the watches were set is found by a scan that begins now.
+                // What came before it was watched is found by a scan that begins now.
                 self.follower.missed().await;
-                self.follower.board(WatchState::Watching, None, Some(directories));
+                self.follower.daemon.ledger().begin_watch(&self.follower.store.jobs);
+                self.follower.board(WatchState::Watching, None, Some(self.way.clone()), directories);
                 self.follower.activate_all().await;
             }
             Finding::Binaries(digests) => digests.into_iter().for_each(|digest| self.take(digest)),
@@ -207,6 +233,10 @@ impl<'a> Session<'a> {
 
     fn take(&mut self, digest: Digest) {
         self.fresh.insert(digest);
+        self.flush_soon();
+    }
+
+    fn flush_soon(&mut self) {
         let gather = self.follower.pace.gather;
         self.flush_at.get_or_insert_with(|| Instant::now() + gather);
     }
@@ -214,12 +244,23 @@ impl<'a> Session<'a> {
     /// Records what was seen, and starts those that copy it.
     async fn flush(&mut self) {
         self.flush_at = None;
+        if std::mem::take(&mut self.unplaced) {
+            self.follower.missed().await;
+            self.follower.activate_all().await;
+        }
         if self.fresh.is_empty() {
             return;
         }
         let (jobs, now) = (self.follower.store.jobs.clone(), self.follower.daemon.clock().now());
         let digests: Vec<Digest> = self.fresh.iter().copied().collect();
-        match self.follower.ledger(move |ledger| ledger.add_pending(&jobs, &digests, now)).await {
+        let store = self.follower.store.binaries.clone();
+        let record = move |ledger: &Ledger| {
+            // What is gone already has no size.
+            let size = |digest| store.stamp(&digest).map_or(0, |stamp| stamp.bytes);
+            let binaries: Vec<_> = digests.into_iter().map(|digest| (digest, size(digest))).collect();
+            ledger.add_pending(&jobs, &binaries, now)
+        };
+        match self.follower.ledger(record).await {
             Ok(idle) => {
                 self.fresh.clear();
                 self.failing = false;

@@ -1,0 +1,85 @@
+//! What a scan proves: that all of a store is at the destination, and whether the watcher had missed any of it.
+
+use std::time::Duration;
+
+use crate::jobs::context::RunContext;
+use crate::model::digest::Digest;
+use crate::model::run::Proof;
+
+/// How many new binaries of a scan are remembered; what is more was missed if the first ones were.
+const REMEMBERED: usize = 10_000;
+/// How long what came just now may take to be noted, and how often we look for it.
+const NOTED_AFTER: Duration = Duration::from_millis(500);
+const LOOKS: u32 = 6;
+
+/// What a scan came upon that the index did not have.
+#[derive(Debug, Default)]
+pub(super) struct Fresh {
+    pub(super) count: u64,
+    first: Vec<Digest>,
+    /// Whether there were directories that could not be read.
+    pub(super) blind: bool,
+}
+
+impl Fresh {
+    pub(super) fn add(&mut self, digest: Digest) {
+        self.count += 1;
+        if self.first.len() < REMEMBERED {
+            self.first.push(digest);
+        }
+    }
+}
+
+/// A scan that is to prove something for a job.
+#[derive(Debug)]
+pub(super) struct Proving {
+    job: String,
+    /// Which watch had been kept since the last scan when this one began; none if there were times without.
+    watch: Option<u64>,
+}
+
+impl Proving {
+    pub(super) async fn begin(run: &RunContext, job: &str) -> anyhow::Result<Self> {
+        let job = job.to_owned();
+        let watch = unbroken(run, &job).await?;
+        Ok(Self { job, watch })
+    }
+
+    /// How many of the new binaries the watcher had not noted, if it had watched all the time.
+    pub(super) async fn missed(&self, run: &RunContext, fresh: &Fresh) -> anyhow::Result<Option<u64>> {
+        let Some(watch) = self.watch else { return Ok(None) };
+        let mut missed = 0;
+        for look in 0..LOOKS {
+            let (job, first) = (self.job.clone(), fresh.first.clone());
+            missed = run.blocking(move |run| run.ledger.count_unnoted(&job, &first)).await?;
+            if missed == 0 || look + 1 == LOOKS {
+                break;
+            }
+            run.clock.sleep(NOTED_AFTER).await;
+        }
+        if missed > 0 {
+            missed += fresh.count - fresh.first.len() as u64;
+        }
+        Ok((unbroken(run, &self.job).await? == Some(watch)).then_some(missed))
+    }
+
+    /// Records what was proved, if anything was.
+    pub(super) async fn record(self, run: &RunContext, fresh: &Fresh, missed: Option<u64>) -> anyhow::Result<()> {
+        if fresh.blind {
+            return Ok(());
+        }
+        let examined = run.report.counts().examined;
+        let proof = Proof { run: run.id, finished: run.clock.now(), examined, new: fresh.count, missed };
+        run.blocking(move |run| run.ledger.record_proof(&self.job, &proof)).await
+    }
+}
+
+/// The watch that is being kept for a job, unless something may have been missed since the last scan.
+async fn unbroken(run: &RunContext, job: &str) -> anyhow::Result<Option<u64>> {
+    let job = job.to_owned();
+    run.blocking(move |run| {
+        let watch = run.ledger.watch_of(&job);
+        Ok(if run.ledger.is_unwatched(&job)? { None } else { watch })
+    })
+    .await
+}

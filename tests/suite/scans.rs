@@ -1,0 +1,173 @@
+//! Scans: what they prove, how one goes on that was cut, and how fast they may be.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast::jobs::copy::CopyOrder;
+use holdfast::jobs::copy::pending::copy_all;
+use holdfast::ledger::SeriesId;
+use holdfast::model::digest::Digest;
+use holdfast::model::layout::Layout;
+use holdfast::model::run::{Kind, Outcome, Run, Trigger};
+use holdfast::repository::walk::{Found, Stretch, Walk};
+use holdfast::service::runner::Activation;
+
+use super::lab::Lab;
+
+const JOB: &str = "copy.main";
+
+async fn scan(lab: &Lab, scan_rate: Option<u32>) -> Run {
+    let report = Arc::default();
+    let order = CopyOrder {
+        source: lab.source(),
+        destination: lab.destination(&report),
+        parallel: 8,
+        settle: lab.settle,
+        full: false,
+        allow_empty: false,
+        scan_rate,
+    };
+    let activation =
+        Activation { job: JOB.to_owned(), kind: Kind::Copy, trigger: Trigger::Schedule, started_by: None, url: None };
+    let run = lab.runner.run(&activation, lab.stop.clone(), report, async |run: &_| copy_all(run, &order, JOB).await);
+    run.await.unwrap()
+}
+
+fn see(lab: &Lab, digests: &[Digest]) {
+    let sized: Vec<_> = digests.iter().map(|digest| (*digest, 1)).collect();
+    lab.runner.ledger.add_pending(&[JOB.to_owned()], &sized, "2026-01-01T00:00:00Z".parse().unwrap()).unwrap();
+}
+
+fn series(lab: &Lab) -> SeriesId {
+    let destination = lab.runner.ledger.destination(lab.store.place()).unwrap();
+    lab.runner.ledger.series(destination, &lab.source().name).unwrap().id
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scan_says_how_many_the_watcher_had_missed_in_how_many() {
+    let lab = Lab::new();
+    let ledger = &lab.runner.ledger;
+    let jobs = [JOB.to_owned()];
+    lab.add_many(300, "before");
+    let first = scan(&lab, None).await;
+    let proof = ledger.proof(JOB).unwrap().unwrap();
+    assert_eq!((first.counts.missed, proof.run, proof.examined), (None, first.id, 300), "nobody watched");
+    assert_eq!((proof.new, proof.missed), (300, None));
+
+    ledger.begin_watch(&jobs);
+    see(&lab, &lab.add_many(20, "seen"));
+    let seen = scan(&lab, None).await;
+    let proof = ledger.proof(JOB).unwrap().unwrap();
+    assert_eq!((seen.counts.missed, seen.counts.copied), (Some(0), 20));
+    assert_eq!((proof.examined, proof.new, proof.missed), (320, 20, Some(0)));
+
+    see(&lab, &lab.add_many(5, "seen as well"));
+    lab.add_many(3, "missed");
+    let missed = scan(&lab, None).await;
+    assert_eq!((missed.counts.missed, missed.counts.copied), (Some(3), 8));
+    assert_eq!(ledger.proof(JOB).unwrap().unwrap().missed, Some(3));
+
+    // What may have been missed for a known reason is no fault of the watcher, nor is what came while it was off.
+    ledger.mark_unwatched(&jobs, "2026-01-01T00:00:00Z".parse().unwrap()).unwrap();
+    lab.add_many(2, "after an overflow");
+    assert_eq!(scan(&lab, None).await.counts.missed, None);
+    assert_eq!(scan(&lab, None).await.counts.missed, Some(0));
+    ledger.end_watch(&jobs);
+    lab.add_many(2, "while it was off");
+    assert_eq!(scan(&lab, None).await.counts.missed, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_noted_while_the_scan_is_on_its_way_was_not_missed() {
+    let lab = Lab::new();
+    lab.add_many(30, "before");
+    scan(&lab, None).await;
+    lab.runner.ledger.begin_watch(&[JOB.to_owned()]);
+    let late = lab.add_many(5, "late");
+    let ledger = Arc::clone(&lab.runner.ledger);
+    lab.while_asleep(move || {
+        let sized: Vec<_> = late.iter().map(|digest| (*digest, 1)).collect();
+        ledger.add_pending(&[JOB.to_owned()], &sized, "2026-01-01T00:00:00Z".parse().unwrap()).unwrap();
+    });
+    let run = scan(&lab, None).await;
+    assert_eq!((run.counts.missed, run.counts.copied), (Some(0), 5));
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scan_that_could_not_read_a_directory_proves_nothing() {
+    use std::os::unix::fs::symlink;
+    let lab = Lab::new();
+    lab.add_many(30, "before");
+    scan(&lab, None).await;
+    let proof = lab.runner.ledger.proof(JOB).unwrap();
+    let taken: BTreeSet<_> = std::fs::read_dir(lab.path("binaries")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    let free = (0..256).map(|n| format!("{n:02x}")).find(|name| !taken.contains(std::ffi::OsStr::new(name)));
+    symlink(lab.path("documents"), lab.path("binaries").join(free.unwrap())).unwrap();
+    assert_eq!(scan(&lab, None).await.outcome, Some(Outcome::Partial));
+    assert_eq!(lab.runner.ledger.proof(JOB).unwrap(), proof);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scan_that_was_cut_is_gone_on_with_and_still_sees_everything() {
+    let lab = Lab::new();
+    let old = lab.add_many(400, "old");
+    scan(&lab, None).await;
+    let gone = [0, 100, 200, 399].map(|at| old[at]);
+    for digest in &gone {
+        std::fs::remove_file(lab.binaries().path(digest)).unwrap();
+    }
+    lab.add_many(50, "new");
+    let mut names: Vec<Digest> = lab.expected().into_keys().collect();
+    names.sort_unstable();
+    // At both ends and in the middle.
+    for reached in [names[0], names[names.len() / 2], names[names.len() - 1]] {
+        lab.runner.ledger.set_reached(series(&lab), &reached).unwrap();
+        let foreign = lab.path("binaries").join("foreign");
+        std::fs::write(&foreign, "x").unwrap();
+        let run = scan(&lab, None).await;
+        assert_eq!((run.counts.examined, run.counts.foreign), (names.len() as u64, 1), "{reached}: {run:?}");
+        assert_eq!(run.counts.failed, 0);
+        assert_eq!(lab.runner.ledger.reached(series(&lab)).unwrap(), None);
+        lab.check_points().await;
+    }
+    let last = scan(&lab, None).await;
+    assert_eq!((last.counts.removed, last.counts.copied), (0, 0), "the first of them found all of it");
+    assert_eq!(lab.listed(&last.result.unwrap()).await, lab.expected());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scan_takes_the_time_that_it_is_to_take() {
+    let lab = Lab::new();
+    lab.add_many(300, "many");
+    scan(&lab, None).await;
+    *lab.clock.longest.lock().unwrap() = Duration::ZERO;
+    scan(&lab, Some(1)).await;
+    // The clock of the test does not wait, so the last sleep is for all of it.
+    let longest = *lab.clock.longest.lock().unwrap();
+    assert!((Duration::from_mins(4)..=Duration::from_mins(5)).contains(&longest), "{longest:?}");
+}
+
+#[test]
+fn the_two_parts_of_a_store_around_a_binary_are_all_of_it() {
+    let lab = Lab::new();
+    let mut wanted = lab.add_many(500, "walked");
+    wanted.sort_unstable();
+    let walk = |stretch: &Stretch| -> Vec<Digest> {
+        let found = Walk::begin_in(&lab.binaries(), 2, stretch).unwrap();
+        let binaries = found.map(|found| match found {
+            Found::Binaries(batch) => batch,
+            Found::Unreadable { path, .. } => panic!("{}", path.display()),
+        });
+        binaries.flatten().collect()
+    };
+    for reached in wanted.iter().step_by(61) {
+        let (after, until) = Stretch::around(&Layout::modeshape(), reached).unwrap();
+        let (late, early) = (walk(&after), walk(&until));
+        assert!(early.contains(reached) && early.iter().all(|digest| until.contains(digest)));
+        assert!(late.iter().all(|digest| after.contains(digest) && !until.contains(digest)));
+        assert!(early.iter().all(|digest| after.is_after(digest)));
+        assert_eq!([early, late].concat(), wanted);
+    }
+}
