@@ -157,7 +157,7 @@ point_every = "{arguments.point_every}"
         wait_for("the first copy has ended", lambda: "(copy.binaries, change) succeeded" in said(), 7200)
         first = time.monotonic() - began
         # One that does not say how knows inotify alone.
-        way = status_of(port)["jobs"][0]["watch"].get("way", "inotify")
+        way = status_of(port)["jobs"][0]["watch"].get("way", "inotify") or "not told"
         if distance:
             distance.set(arguments.round_trip / 1000)
             time.sleep(1)

@@ -3,7 +3,7 @@
 of four million in a cgroup of 128 MiB; prints the tables of docs/benchmarks.md.
 
 usage: benches/at-scale.py [--files 1000000] [--repeat 3] [--only first,scan,cold,others,events] [--keep DIR] [--dir DIR]
-       [--image 16G] [--scan-options=OPTION...]
+       [--image 16G] [--scan-option=OPTION]
        benches/at-scale.py --memory [--files 4000000] [--directories 2400000] [--limit 128M] [--jobs first,again,...]
        [--repeat 1] [--dir DIR]
 
@@ -104,6 +104,7 @@ def add(store, body):
         file.write(body)
     os.makedirs(leaf, exist_ok=True)
     os.rename(temporary, os.path.join(leaf, name))
+    return os.path.join(leaf, name)
 
 
 class Service:
@@ -136,14 +137,16 @@ class Service:
             job = status and next(job for job in status["jobs"] if job["job"] == "copy.main")
             if job and job["watch"] and not status["running"] and not status["waiting"]:
                 watch = job["watch"]
-                if watch["state"] == "by-schedule" or watch["state"] == "watching" and not watch["pending"] and not watch["scan_needed"]:
+                nothing_left = watch["state"] == "watching" and not watch["pending"] and not watch["scan_needed"]
+                if nothing_left or watch["state"] == "by-schedule":
                     return job
             time.sleep(0.25)
         sys.exit(f"the service was not settled after {seconds} s: {json.dumps(self.ask('/status'))}\n{open(self.log).read()[-3000:]}")
 
     def way(self, job):
         watch = job["watch"]
-        return watch.get("way", "inotify") if watch["state"] == "watching" else f"not watched: {watch['reason']}"
+        # One that does not say how knows inotify alone.
+        return watch.get("way", "inotify") or "not told" if watch["state"] == "watching" else f"not watched: {watch['reason']}"
 
     def stop(self):
         if self.process.poll() is None:
@@ -166,7 +169,7 @@ class Bench:
         self.servers, self.services = [self.server], []
         self.port = free_port()
         self.config = configure(self.home, store, self.server, self.port)
-        self.skipped = []
+        self.skipped, self.added = [], []
 
     def holdfast(self, *arguments):
         return [HOLDFAST, "--config", self.config, *arguments]
@@ -177,19 +180,21 @@ class Bench:
         return measured
 
     def first(self):
-        if os.geteuid() == 0:
+        cold = os.geteuid() == 0
+        if cold:
             drop_caches()
         measured = self.run_copy()
         copied = measured.run["counts"]["copied"]
         if copied != self.arguments.files:
             sys.exit(f"the first copy brought {copied} and not {self.arguments.files}")
         self.server.requests()
-        print(f"\n### First copy of {copied:,} binaries\n\n| program | seconds | CPU seconds | memory MiB | requests |\n|---|---:|---:|---:|---:|")
+        print(f"\n### First copy of {copied:,} binaries{', cold' if cold else ''}\n")
+        print("| program | seconds | CPU seconds | memory MiB | requests |\n|---|---:|---:|---:|---:|")
         print(f"| holdfast run copy | {measured.seconds:.2f} | {measured.cpu:.2f} | {measured.memory / 2**20:.0f} | "
               f"{measured.run['counts']['requests']:,} |", flush=True)
 
     def scan(self):
-        measured = self.run_copy(*self.arguments.scan_options)
+        measured = self.run_copy(*self.arguments.scan_option)
         counts = measured.run["counts"]
         if measured.run["outcome"] != "succeeded" or counts["copied"] or counts["examined"] != self.arguments.files:
             sys.exit(f"the scan went otherwise than it should: {json.dumps(measured.run)}")
@@ -235,7 +240,8 @@ class Bench:
             restic = ["restic", "-q", "-o", "s3.region=us-east-1", "-o", "s3.bucket-lookup=path"]
             others.Measured([*restic, "init"], env=environment)
             first = others.Measured([*restic, "backup", self.store], env=environment)
-            print(f"\nrestic's first backup took {first.seconds:.2f} s, {first.cpu:.2f} CPU seconds and {first.memory / 2**20:.0f} MiB.", flush=True)
+            print(f"\nrestic's first backup took {first.seconds:.2f} s, {first.cpu:.2f} CPU seconds and "
+                  f"{first.memory / 2**20:.0f} MiB.", flush=True)
             server.requests()
             found["restic backup"] = lambda: counted(server, [*restic, "backup", self.store], env=environment)
         else:
@@ -290,7 +296,7 @@ class Bench:
             latest = service.ask("/runs?limit=1")[0]["id"]
             self.server.requests()
             for number in range(10):
-                add(self.store, f"new {time.time_ns()} {round} {number}".encode())
+                self.added.append(add(self.store, f"new {time.time_ns()} {round} {number}".encode()))
             measured = self.run_copy()
             service.settled(60)
             runs = [run for run in service.ask("/runs?limit=20") if run["id"] > latest]
@@ -309,6 +315,8 @@ class Bench:
     def end(self):
         for service in self.services:
             service.stop()
+        for path in self.added:
+            os.unlink(path)  # a store that is kept is the same the next time
         for server in self.servers:
             counters = server.stop()
             print("\nAll requests at a server: " + ", ".join(f"{name} {count['requests']:,}" for name, count in sorted(counters.items())))
@@ -340,7 +348,10 @@ def store_for(arguments, directory, home):
             there = json.load(file)
         if {name: there[name] for name in wanted} != wanted:
             sys.exit(f"{place} has another store: {there}")
-        print(f"The store of {there['files']:,} binaries in {there['made_directories']:,} directories is that of {place}.")
+        # One that was interrupted may have left what had arrived.
+        walked = others.Measured([trees.program(directory), "walk", store, str(os.cpu_count()), "names"])
+        arguments.files, _, made_directories = map(int, walked.output.split())
+        print(f"The store of {arguments.files:,} binaries in {made_directories:,} directories is that of {place}.", flush=True)
         return store
     if os.path.exists(store):
         sys.exit(f"{store} is there, and it is not known whether it is whole: take it away")
@@ -595,7 +606,7 @@ def main():
     parser.add_argument("--directories", type=int, help="in all, fewer than chance gives; 0 for what it gives; with --memory 2,400,000")
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--only", default="first,scan,cold,others,events", help="what is measured; the first copy is always made")
-    parser.add_argument("--scan-options", nargs="*", default=[], help="options of `holdfast run copy.main` for the scan")
+    parser.add_argument("--scan-option", action="append", default=[], help="of `holdfast run copy.main` for the scan; may be repeated")
     parser.add_argument("--keep", metavar="DIR", help="where the store is, or is made and stays")
     parser.add_argument("--dir", help="where everything else goes; a temporary directory by default")
     parser.add_argument("--image", metavar="SIZE", help="a new ext4 of this size for the store, such as 16G; needs root")
