@@ -8,8 +8,11 @@
 #[path = "../tests/suite/s3_memory.rs"]
 mod s3_memory;
 
+use std::fs::File;
 use std::io::Write as _;
+use std::path::Path;
 use std::path::PathBuf;
+use std::time::Duration;
 use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
 
@@ -22,6 +25,8 @@ use tokio::signal::unix::signal;
 
 use crate::s3_memory::ACCESS_KEY;
 use crate::s3_memory::Checking;
+use crate::s3_memory::Effect;
+use crate::s3_memory::Fault;
 use crate::s3_memory::Options;
 use crate::s3_memory::SECRET_KEY;
 use crate::s3_memory::Server;
@@ -47,6 +52,16 @@ struct Arguments {
     /// Write a line for every object that was put: seconds since 1970, and the key
     #[arg(long, value_name = "FILE")]
     puts: Option<PathBuf>,
+    /// Write a line for every request that was done: seconds since 1970, the status of its answer, the operation, the key
+    #[arg(long, value_name = "FILE")]
+    requests: Option<PathBuf>,
+    /// Do each request this much later
+    #[arg(long, value_name = "MS")]
+    delay: Option<u64>,
+}
+
+fn create(path: &Path) -> anyhow::Result<File> {
+    File::create(path).with_context(|| format!("create `{}`", path.display()))
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -66,14 +81,24 @@ async fn main() -> anyhow::Result<()> {
         drop_bodies: arguments.drop_bodies,
         ..Options::default()
     });
-    if let Some(path) = arguments.puts {
-        let file = std::fs::File::create(&path).with_context(|| format!("create `{}`", path.display()))?;
-        server.on_answer(move |operation, key| {
+    if let Some(milliseconds) = arguments.delay {
+        server.fault(Fault::anywhere(Effect::Delay(Duration::from_millis(milliseconds))));
+    }
+    let puts = arguments.puts.as_deref().map(create).transpose()?;
+    let requests = arguments.requests.as_deref().map(create).transpose()?;
+    if puts.is_some() || requests.is_some() {
+        server.on_answer(move |operation, key, status| {
             #[expect(clippy::disallowed_methods, reason = "this is what is measured")]
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            if operation == "PutObject" {
-                // A line that is missing shows in the count.
-                drop((&file).write_all(format!("{:.6} {key}\n", now.as_secs_f64()).as_bytes()));
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+            // A line that is missing shows in the count.
+            if let Some(mut file) = puts.as_ref()
+                && operation == "PutObject"
+                && status == 200
+            {
+                drop(file.write_all(format!("{now:.6} {key}\n").as_bytes()));
+            }
+            if let Some(mut file) = requests.as_ref() {
+                drop(file.write_all(format!("{now:.6} {status} {operation} {key}\n").as_bytes()));
             }
         });
     }

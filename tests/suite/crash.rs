@@ -239,7 +239,7 @@ impl Site<'_> {
             server.fault(Fault::anywhere(Effect::Hang).when(When::Only(number)));
             server.on_request(kill);
         } else {
-            server.on_answer(kill);
+            server.on_answer(move |operation, key, _| kill(operation, key));
         }
         let mut command = Command::new(env!("CARGO_BIN_EXE_holdfast"));
         command.args(self.arguments(arguments)).env_remove("HOLDFAST_CONFIG");
@@ -251,7 +251,7 @@ impl Site<'_> {
         server.wait_until_alone();
         server.clear_faults();
         server.on_request(|_, _| {});
-        server.on_answer(|_, _| {});
+        server.on_answer(|_, _, _| {});
         status.signal() == Some(9)
     }
 

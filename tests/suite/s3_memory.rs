@@ -205,9 +205,9 @@ impl Server {
         self.front.set_hook(Arc::new(hook));
     }
 
-    /// Calls this with operation and key of every request that was done, before it is answered. It runs on the
-    /// server's thread and replaces the one before it.
-    pub(crate) fn on_answer(&self, hook: impl Fn(&str, &str) + Send + Sync + 'static) {
+    /// Calls this with operation and key of every request that was done, and the status of its answer, before it is
+    /// answered. It runs on the server's thread and replaces the one before it.
+    pub(crate) fn on_answer(&self, hook: impl Fn(&str, &str, u16) + Send + Sync + 'static) {
         self.front.set_answer_hook(Arc::new(hook));
     }
 

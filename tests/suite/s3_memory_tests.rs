@@ -520,6 +520,17 @@ async fn the_hook_sees_a_request_before_it_is_done() {
 }
 
 #[tokio::test]
+async fn the_hook_of_answers_tells_a_put_that_stored_from_one_that_was_refused() {
+    let (server, client) = start(Options::default());
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let sink = Arc::clone(&seen);
+    server.on_answer(move |operation, key, status| sink.lock().unwrap().push(format!("{operation} {key} {status}")));
+    put(&client, "key", b"content").if_none_match("*").send().await.unwrap();
+    assert!(put(&client, "key", b"content").if_none_match("*").send().await.is_err());
+    assert_eq!(*seen.lock().unwrap(), ["PutObject key 200", "PutObject key 412"]);
+}
+
+#[tokio::test]
 async fn content_replaced_behind_the_back_keeps_its_checksum() {
     let (server, client) = start(Options::default());
     let sum = sha1(b"content");

@@ -57,6 +57,9 @@ const WRONG_SHA1: HeaderValue = HeaderValue::from_static("AAAAAAAAAAAAAAAAAAAAAA
 /// What is told of every request.
 type Hook = Arc<dyn Fn(&str, &str) + Send + Sync>;
 
+/// What is told of every request that was done, with the status of its answer.
+type AnswerHook = Arc<dyn Fn(&str, &str, u16) + Send + Sync>;
+
 /// Everything that the server's thread and the tests share.
 pub(crate) struct Front {
     options: Options,
@@ -64,7 +67,7 @@ pub(crate) struct Front {
     log: Log,
     faults: Faults,
     hook: Mutex<Option<Hook>>,
-    answer_hook: Mutex<Option<Hook>>,
+    answer_hook: Mutex<Option<AnswerHook>>,
     connections: Mutex<usize>,
     left: Condvar,
     release: Mutex<CancellationToken>,
@@ -114,7 +117,7 @@ impl Front {
     }
 
     /// Sets what is told of every request that was done, before it is answered.
-    pub(crate) fn set_answer_hook(&self, hook: Hook) {
+    pub(crate) fn set_answer_hook(&self, hook: AnswerHook) {
         *lock(&self.answer_hook) = Some(hook);
     }
 
@@ -171,7 +174,7 @@ impl Front {
         body.read(usize::MAX).await;
         let hook = lock(&self.answer_hook).clone();
         if let Some(hook) = hook {
-            hook(operation, &entry.key);
+            hook(operation, &entry.key, response.status().as_u16());
         }
         for effect in effects {
             response = afterwards(&effect, operation, response).await?;
