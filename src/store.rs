@@ -241,11 +241,13 @@ pub struct StoreError {
     pub action: String,
     /// Why it came to nothing, in the store's words, with a hint where there is one.
     pub cause: String,
+    /// Whether the store asks for fewer requests at once; then it is [`Unavailable`](ErrorKind::Unavailable).
+    pub busy: bool,
 }
 
 impl StoreError {
     /// An error of this kind.
     pub fn new(kind: ErrorKind, action: impl Into<String>, cause: impl Into<String>) -> Self {
-        Self { kind, action: action.into(), cause: cause.into() }
+        Self { kind, action: action.into(), cause: cause.into(), busy: false }
     }
 }
