@@ -4,7 +4,9 @@
 //! or it is not there. `tests/suite/conformance.rs` states the rest, and every adapter passes it.
 
 pub mod directory;
+pub mod limiter;
 pub mod memory;
+pub mod pressure;
 pub mod retry;
 pub mod s3;
 
