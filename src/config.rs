@@ -5,6 +5,7 @@
 //! wrong into a text for people. Nothing here looks at the disk but [`Config::load`], which reads that one file, and what looks up the rules of
 //! time zones: the system's, and where it has none, those that came with the program.
 
+mod bandwidth;
 mod check;
 mod error;
 mod file;
@@ -21,6 +22,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::model::address::Address;
+use crate::model::bandwidth::Bandwidth;
 use crate::model::database::DocumentTable;
 use crate::model::fedora::FedoraServer;
 use crate::model::layout::Layout;
@@ -53,6 +55,10 @@ const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOS
 const DEFAULT_REGION: &str = "us-east-1";
 /// A binary is one request, mostly spent waiting; this many fill a fast line and stay below a server's patience.
 const DEFAULT_PARALLEL: usize = 32;
+/// Bytes a second. Below, a single body takes longer than connections live; above, it is a slip in the unit.
+const BANDWIDTH_LIMITS: RangeInclusive<u64> = 16 << 10..=1 << 40;
+/// A timetable is looked through for each request.
+const MAX_BANDWIDTH_RULES: usize = 100;
 /// Longer than a write to a file pauses, shorter than anyone waits.
 const DEFAULT_SETTLE: Duration = Duration::from_secs(2);
 /// The whole run waits this long, so more than an hour is a mistake in the unit.
@@ -165,6 +171,8 @@ pub struct Destination {
     pub name: String,
     /// Where that is, and how to reach it.
     pub place: Place,
+    /// How much of the line to it may be taken, and when.
+    pub bandwidth: Bandwidth,
 }
 
 /// Where a destination is.

@@ -3,6 +3,7 @@
 pub mod account;
 pub mod address;
 pub mod archive;
+pub mod bandwidth;
 pub mod branch;
 pub mod bson;
 pub mod cron;

@@ -1,6 +1,7 @@
 //! What runs jobs: the clock, the signals, the record of every run, and the daemon around them.
 
 pub mod access;
+pub mod bandwidth;
 pub mod clock;
 pub mod control;
 pub mod daemon;

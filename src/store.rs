@@ -4,7 +4,9 @@
 //! or it is not there. `tests/suite/conformance.rs` states the rest, and every adapter passes it.
 
 pub mod directory;
+pub mod limiter;
 pub mod memory;
+pub mod pressure;
 pub mod retry;
 pub mod s3;
 
@@ -241,11 +243,13 @@ pub struct StoreError {
     pub action: String,
     /// Why it came to nothing, in the store's words, with a hint where there is one.
     pub cause: String,
+    /// Whether the store asks for fewer requests at once; then it is [`Unavailable`](ErrorKind::Unavailable).
+    pub busy: bool,
 }
 
 impl StoreError {
     /// An error of this kind.
     pub fn new(kind: ErrorKind, action: impl Into<String>, cause: impl Into<String>) -> Self {
-        Self { kind, action: action.into(), cause: cause.into() }
+        Self { kind, action: action.into(), cause: cause.into(), busy: false }
     }
 }

@@ -6,12 +6,14 @@ use std::sync::Arc;
 use anyhow::Context as _;
 
 use crate::cli::locate::{Located, locate};
+use crate::cli::site::Reach;
 use crate::config::Config;
 use crate::jobs::catalogue::RestorableName;
 use crate::jobs::context::{Report, RunContext};
 use crate::jobs::inspect::Inspected;
 use crate::jobs::restore::contents::Contents;
 use crate::ledger::{Ledger, StateLock};
+use crate::service::bandwidth::Lines;
 use crate::service::clock::SystemClock;
 use crate::service::runner::Runner;
 use crate::service::signals::Signals;
@@ -21,6 +23,7 @@ use crate::service::signals::Signals;
 pub(super) struct Aside {
     pub(super) run: RunContext,
     pub(super) report: Arc<Report>,
+    lines: Lines,
     // In this order: the ledger is closed under its lock, and its directory goes last.
     _lock: StateLock,
     _directory: tempfile::TempDir,
@@ -37,9 +40,10 @@ impl Aside {
         let lock = StateLock::take(directory.path(), purpose)?;
         let (ledger, _) = Ledger::open(&lock)?;
         let runner = Runner { ledger: Arc::new(ledger), clock: Arc::new(SystemClock) };
+        let lines = Lines::new(Arc::clone(&runner.clock));
         let report = Arc::new(Report::default());
         let run = runner.unrecorded(signals.stop(), Arc::clone(&report));
-        Ok(Self { run, report, _lock: lock, _directory: directory, _signals: signals })
+        Ok(Self { run, report, lines, _lock: lock, _directory: directory, _signals: signals })
     }
 
     /// A backup by its name, wherever it lies.
@@ -49,7 +53,8 @@ impl Aside {
         name: &RestorableName,
         destination: Option<&str>,
     ) -> anyhow::Result<Inspected> {
-        let Located { destination, .. } = locate(config, &self.run, name, destination).await?;
+        let Located { destination, .. } =
+            locate(Reach { config, lines: &self.lines }, &self.run, name, destination).await?;
         let contents = Contents::open(&self.run, &destination, name).await?;
         Ok(Inspected { contents, destination })
     }

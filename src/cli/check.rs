@@ -1,5 +1,6 @@
 //! `holdfast check`: everything that a run needs, looked at before it is needed.
 
+mod bandwidth;
 mod destinations;
 mod listeners;
 mod machine;
@@ -120,6 +121,7 @@ pub(super) async fn check(file: &Path, arguments: &Arguments) -> anyhow::Result<
         findings = looking.await.context("look at the repository")?;
     }
     for destination in config.destinations.values() {
+        bandwidth::check(&mut findings, destination, SystemClock.now());
         destinations::check(&mut findings, destination, kept.as_ref()).await;
     }
     findings.show(arguments.json)?;

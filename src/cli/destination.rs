@@ -15,6 +15,7 @@ use crate::ledger::{DestinationId, Ledger};
 use crate::model::key::Key;
 use crate::model::run::RunId;
 use crate::store::directory::DirectoryStore;
+use crate::store::limiter::Limiter;
 use crate::store::retry::{RetryPolicy, Retrying};
 use crate::store::s3::{S3Credentials, S3Settings, S3Store, TimeOuts};
 use crate::store::{Capabilities, ErrorKind, ObjectStore, StoreError};
@@ -26,7 +27,10 @@ const SYSTEMD_CREDENTIALS: &str = "/run/credentials/";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
     /// A directory is made if only its last part is missing.
-    Write,
+    Write {
+        /// How many requests may be under way at once.
+        at_once: usize,
+    },
     /// A directory must be there.
     Read,
 }
@@ -39,6 +43,7 @@ pub(super) const IMPATIENT: RetryPolicy =
 pub(super) async fn open(
     destination: &config::Destination,
     purpose: Purpose,
+    limiter: Arc<Limiter>,
     ledger: &Ledger,
     report: &Report,
     stop: &CancellationToken,
@@ -54,7 +59,8 @@ pub(super) async fn open(
     let capabilities = if let Some(capabilities) = known {
         capabilities
     } else {
-        let store = around(door.open(Capabilities::NONE).await?, RetryPolicy::default(), report, Some(stop));
+        let store = Retrying::new(door.open(Capabilities::NONE).await?, RetryPolicy::default()).until(stop.clone());
+        let store = counted(store, report);
         match try_out(&*store, ledger, id).await {
             Ok(found) => {
                 ledger.record_capabilities(id, &serde_json::to_string(&found)?)?;
@@ -65,11 +71,16 @@ pub(super) async fn open(
             Err(error) => return Err(error),
         }
     };
-    let store = around(door.open(capabilities).await?, RetryPolicy::default(), report, Some(stop));
+    let mut store = Retrying::new(door.open(capabilities).await?, RetryPolicy::default());
+    if let Purpose::Write { at_once } = purpose {
+        store = store.at_most(at_once);
+    }
+    let store = counted(store.limited_by(limiter).until(stop.clone()), report);
     Ok(Destination { name: destination.name.clone(), id, store })
 }
 
-/// Opens a destination to look at it. Nothing is tried out and nothing recorded.
+/// Opens a destination to look at it. Nothing is tried out and nothing recorded, and its bandwidth does not matter: only
+/// manifests are read.
 pub(super) async fn open_to_look(
     destination: &config::Destination,
     ledger: Option<&Ledger>,
@@ -83,7 +94,7 @@ pub(super) async fn open_to_look(
         _ => None,
     };
     let capabilities = known.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or(Capabilities::NONE);
-    let store = around(door.open(capabilities).await?, IMPATIENT, report, None);
+    let store = counted(Retrying::new(door.open(capabilities).await?, IMPATIENT), report);
     Ok(Destination { name: destination.name.clone(), id: id.unwrap_or(DestinationId::UNKNOWN), store })
 }
 
@@ -114,16 +125,7 @@ fn is_denied(error: &anyhow::Error) -> bool {
     error.downcast_ref::<StoreError>().is_some_and(|error| error.kind == ErrorKind::Denied)
 }
 
-fn around(
-    store: Arc<dyn ObjectStore>,
-    policy: RetryPolicy,
-    report: &Report,
-    stop: Option<&CancellationToken>,
-) -> Arc<dyn ObjectStore> {
-    let mut store = Retrying::new(store, policy);
-    if let Some(stop) = stop {
-        store = store.until(stop.clone());
-    }
+fn counted(store: Retrying, report: &Report) -> Arc<dyn ObjectStore> {
     report.meter(store.meter());
     Arc::new(store)
 }

@@ -2,7 +2,7 @@
 
 use crate::cli::destination::Purpose;
 use crate::cli::exit::Usage;
-use crate::cli::site;
+use crate::cli::site::{self, Reach};
 use crate::config::Config;
 use crate::jobs::catalogue::{self, RestorableName};
 use crate::jobs::context::{Destination, RunContext};
@@ -48,24 +48,24 @@ pub(super) struct NotThere {
 
 /// Reads the manifest at the named destination, or at whichever has it.
 pub(super) async fn locate(
-    config: &Config,
+    reach: Reach<'_>,
     run: &RunContext,
     name: &RestorableName,
     destination: Option<&str>,
 ) -> anyhow::Result<Located> {
     let Seen { destination, repository, documents } =
-        search(config, run, name, destination, Look::IntoTheManifest).await?;
+        search(reach, run, name, destination, Look::IntoTheManifest).await?;
     Ok(Located { name: name.clone(), destination, repository, documents })
 }
 
 /// Which destination has it, without reading it: what is damaged is there as well.
 pub(super) async fn holder(
-    config: &Config,
+    reach: Reach<'_>,
     run: &RunContext,
     name: &RestorableName,
     destination: Option<&str>,
 ) -> anyhow::Result<Destination> {
-    Ok(search(config, run, name, destination, Look::WhetherItIsThere).await?.destination)
+    Ok(search(reach, run, name, destination, Look::WhetherItIsThere).await?.destination)
 }
 
 /// How closely a destination is looked at.
@@ -85,7 +85,7 @@ struct Seen {
 
 /// Looks at the named destination, or at all there are.
 async fn search(
-    config: &Config,
+    reach: Reach<'_>,
     run: &RunContext,
     name: &RestorableName,
     destination: Option<&str>,
@@ -93,12 +93,12 @@ async fn search(
 ) -> anyhow::Result<Seen> {
     let candidates: Vec<&str> = match destination {
         Some(name) => vec![name],
-        None => config.destinations.keys().map(String::as_str).collect(),
+        None => reach.config.destinations.keys().map(String::as_str).collect(),
     };
     let mut found: Vec<Seen> = Vec::new();
     let mut unreached = None;
     for candidate in &candidates {
-        match look_at(config, run, name, candidate, look).await {
+        match look_at(reach, run, name, candidate, look).await {
             Ok(seen) => found.extend(seen),
             // Another destination may have it; if none has, this is the reason that counts.
             Err(error) if !run.stop.is_cancelled() && candidates.len() > 1 => unreached = unreached.or(Some(error)),
@@ -118,7 +118,7 @@ async fn search(
         )
         .into()),
         (None, _, Some(error)) => Err(error),
-        (None, _, None) => Err(NotThere { what: spelled(name), places: places(config, &candidates) }.into()),
+        (None, _, None) => Err(NotThere { what: spelled(name), places: places(reach.config, &candidates) }.into()),
     }
 }
 
@@ -131,13 +131,13 @@ fn places(config: &Config, names: &[&str]) -> String {
 }
 
 async fn look_at(
-    config: &Config,
+    reach: Reach<'_>,
     run: &RunContext,
     name: &RestorableName,
     destination: &str,
     look: Look,
 ) -> anyhow::Result<Option<Seen>> {
-    let destination = site::open(config, destination, Purpose::Read, run).await?;
+    let destination = site::open(reach, destination, Purpose::Read, run).await?;
     let seen = match look {
         Look::IntoTheManifest => manifest(&destination, &run.ledger, name).await,
         Look::WhetherItIsThere => is_there(&destination, name).await.map(|()| (String::new(), 0)),

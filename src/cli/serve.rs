@@ -59,7 +59,7 @@ pub(super) async fn serve(prepared: Prepared) -> anyhow::Result<Exit> {
     let close = CancellationToken::new();
     let mut parts = Parts::default();
     let (reloads, asked) = Reloads::new();
-    let reloader = Reloader::new(Arc::clone(&config), daemon.clone(), listening.certificate(), hangups, asked);
+    let reloader = Reloader::new(session.site.clone(), daemon.clone(), listening.certificate(), hangups, asked);
     parts.add("read the configuration again", reloader.serve(close.clone()));
     parts.add("serve HTTP", listening.serve(daemon.clone(), Access::open(&daemon)?, reloads, close.clone()));
     parts.add("follow the schedules", scheduler::run(daemon.clone(), close.clone()));

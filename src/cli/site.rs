@@ -29,8 +29,11 @@ use crate::model::account::Accounts;
 use crate::model::run::Kind;
 use crate::repository::binaries::BinaryStore;
 use crate::repository::documents::{DocumentDirectory, DocumentSource};
+use crate::service::bandwidth::Lines;
+use crate::service::clock::SystemClock;
 use crate::service::request::{JobOptions, Refusal, RestoreRequest, VerifyRequest};
 use crate::service::site::{FedoraCalls, JobSpec, OlderInterfaces, Points, Scope, Site, WatchedStore, Work};
+use crate::store::pressure::MOST_AT_ONCE;
 use restores::PreparedRestore;
 
 /// The configuration, as the site of the work.
@@ -38,12 +41,41 @@ use restores::PreparedRestore;
 pub(super) struct ConfiguredSite {
     config: Arc<Config>,
     users: Arc<UsersFile>,
+    lines: Arc<Lines>,
+}
+
+/// The way to the destinations of a configuration.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reach<'a> {
+    pub(super) config: &'a Config,
+    /// What may pass to each.
+    pub(super) lines: &'a Lines,
 }
 
 impl ConfiguredSite {
     pub(super) fn new(config: Arc<Config>) -> Self {
+        Self::of(config, Arc::new(Lines::new(Arc::new(SystemClock))))
+    }
+
+    /// The same configuration as it was read again. Nothing changes for runs under way.
+    pub(super) fn renewed(&self, config: Arc<Config>) -> Self {
+        Self::of(config, Arc::clone(&self.lines))
+    }
+
+    /// It is the one that holds: what may pass to its destinations changes for runs under way, too.
+    pub(super) fn set_lines(&self) {
+        for destination in self.config.destinations.values() {
+            self.lines.set(&destination.name, &destination.bandwidth);
+        }
+    }
+
+    fn of(config: Arc<Config>, lines: Arc<Lines>) -> Self {
         let users = Arc::new(UsersFile::new(config.service.users.clone()));
-        Self { config, users }
+        Self { config, users, lines }
+    }
+
+    fn reach(&self) -> Reach<'_> {
+        Reach { config: &self.config, lines: &self.lines }
     }
 
     pub(super) fn config(&self) -> &Config {
@@ -60,7 +92,11 @@ impl ConfiguredSite {
     ) -> anyhow::Result<Ended> {
         let job = self.config.job(name)?;
         let source = source(repository(&self.config, job.repository())?);
-        let destination = open(&self.config, job.destination(), Purpose::Write, run).await?;
+        let at_once = match job {
+            Job::Copy(job) => job.parallel,
+            Job::Backup(_) => MOST_AT_ONCE,
+        };
+        let destination = open(self.reach(), job.destination(), Purpose::Write { at_once }, run).await?;
         let ended = match job {
             Job::Copy(job) => {
                 let (parallel, settle) = (job.parallel, job.settle);
@@ -110,7 +146,7 @@ impl ConfiguredSite {
     async fn verify(&self, run: &RunContext, request: &VerifyRequest) -> anyhow::Result<Ended> {
         let (several, mut orders) = (request.names.len() > 1, Vec::new());
         for name in &request.names {
-            match holder(&self.config, run, name, request.destination.as_deref()).await {
+            match holder(self.reach(), run, name, request.destination.as_deref()).await {
                 Ok(destination) => orders.push(VerifyOrder { name: name.clone(), destination }),
                 // The others are verified all the same.
                 Err(error) if several && error.is::<NotThere>() => {
@@ -294,7 +330,7 @@ fn kind(job: Job<'_>) -> Kind {
 
 /// Opens a destination of the configuration, to write to it or only to read from it.
 pub(super) async fn open(
-    config: &Config,
+    Reach { config, lines }: Reach<'_>,
     name: &str,
     purpose: Purpose,
     run: &RunContext,
@@ -302,8 +338,9 @@ pub(super) async fn open(
     run.go_on()?;
     run.report.phase(format!("opening destination {name}"), "", None);
     let destination = destination(config, name)?;
+    let limiter = lines.limiter(name, &destination.bandwidth);
     // The futures of the SDK are large, and this one would be a part of every run's.
-    let opening = Box::pin(destination::open(destination, purpose, &run.ledger, &run.report, &run.stop));
+    let opening = Box::pin(destination::open(destination, purpose, limiter, &run.ledger, &run.report, &run.stop));
     let opened = opening.await;
     match opened {
         // A request that was given up because we stop is no failure of the destination.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 use toml::de::{DeTable, DeValue};
 
+use super::bandwidth::BandwidthSetting;
 use super::error::{Problem, Source, did_you_mean};
 use super::file::{CredentialsTable, DestinationTable, File, OlderInterfacesTable};
 use super::timing::Jitter;
@@ -21,6 +22,7 @@ use super::{
     OlderInterfaces, Place, Repository, S3Place, Service, Tls,
 };
 use crate::model::address::Address;
+use crate::model::bandwidth::{Bandwidth, Rule};
 use crate::model::cron::CronExpression;
 use crate::model::layout::Layout;
 use crate::model::schedule::Schedule;
@@ -84,9 +86,10 @@ impl Check<'_> {
         }
 
         let mut destinations = BTreeMap::new();
-        for (name, table) in written.destination {
+        for (name, mut table) in written.destination {
+            let bandwidth = self.bandwidth(&name, table.bandwidth.take(), table.bandwidth_timezone.take());
             let place = self.place(&name, table, &resolve);
-            destinations.insert(name.clone(), Destination { name, place });
+            destinations.insert(name.clone(), Destination { name, place, bandwidth });
         }
 
         let mut copies = BTreeMap::new();
@@ -252,13 +255,27 @@ impl Check<'_> {
         })
     }
 
-    /// All that a local directory needs is its `url`.
+    /// What may pass to a destination and when.
+    fn bandwidth(&mut self, name: &str, setting: Option<BandwidthSetting>, zone: Option<Text<TimeZone>>) -> Bandwidth {
+        let rules = setting.map_or_else(Vec::new, |setting| setting.0);
+        if zone.is_some() && rules.iter().all(Rule::is_always) {
+            self.complain(
+                self.key(&["destination", name, "bandwidth_timezone"]),
+                "`bandwidth_timezone` without a timetable".to_owned(),
+                "add bandwidth = [{ limit = \"5MiB\", from = \"08:00\", to = \"18:00\" }], or take it out".to_owned(),
+            );
+        }
+        Bandwidth { rules, zone: zone.map_or(TimeZone::UTC, |Text(zone)| zone) }
+    }
+
+    /// All that a local directory needs is its `url`; its disk may be on a line of its own.
     fn no_s3_keys(&mut self, name: &str) {
         let keys = match self.find(&["destination", name]) {
             Some((_, DeValue::Table(table), _)) => table.keys().map(|key| key.get_ref().to_string()).collect(),
             _ => Vec::new(),
         };
-        for key in keys.iter().filter(|key| *key != "url") {
+        let known = ["url", "bandwidth", "bandwidth_timezone"];
+        for key in keys.iter().filter(|key| !known.contains(&key.as_str())) {
             self.complain(
                 self.key(&["destination", name, key]),
                 format!("`{key}` is for S3, and [destination.{name}] is a directory"),

@@ -249,6 +249,12 @@ pub(super) const EXAMPLES: &[(&str, &str)] = &[
     ("sse", "\"aws:kms\""),
     ("kms_key", "\"alias/holdfast\""),
     ("expected_bucket_owner", "\"123456789012\""),
+    ("bandwidth", "\"20MiB\""),
+    ("bandwidth_timezone", "\"Europe/Berlin\""),
+    ("limit", "\"5MiB\""),
+    ("from", "\"08:00\""),
+    ("to", "\"18:00\""),
+    ("days", "\"Mon-Fri\""),
     ("repository", "\"main\""),
     ("destination", "\"main\""),
     ("parallel", "32"),
@@ -298,6 +304,11 @@ fn path_of(table: &DeTable<'_>, span: &Range<usize>) -> Option<Vec<String>> {
     table.iter().find_map(|(key, value)| {
         let deeper = match value.get_ref() {
             DeValue::Table(table) => path_of(table, span),
+            // Items of a list have no names.
+            DeValue::Array(items) => items.iter().find_map(|item| match item.get_ref() {
+                DeValue::Table(table) => path_of(table, span).or_else(|| (item.span() == *span).then(Vec::new)),
+                _ => (item.span() == *span).then(Vec::new),
+            }),
             _ => None,
         };
         let here = || (key.span() == *span || value.span() == *span).then(Vec::new);

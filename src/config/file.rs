@@ -8,6 +8,7 @@ use jiff::tz::TimeZone;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
+use super::bandwidth::BandwidthSetting;
 use super::error::did_you_mean;
 use super::timing::Jitter;
 use super::value::{
@@ -132,6 +133,8 @@ pub(super) struct DestinationTable {
     pub(super) sse: Option<Text<Sse>>,
     pub(super) kms_key: Option<Text<String>>,
     pub(super) expected_bucket_owner: Option<Text<Account>>,
+    pub(super) bandwidth: Option<BandwidthSetting>,
+    pub(super) bandwidth_timezone: Option<Text<TimeZone>>,
 }
 
 #[derive(serde::Deserialize)]

@@ -496,7 +496,7 @@ const UNITS: [(&str, u64); 9] = [
 ];
 
 /// Reads a size such as `10GiB`: a whole number and a unit.
-fn size(text: &str) -> Result<u64, Complaint> {
+pub(super) fn size(text: &str) -> Result<u64, Complaint> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = (&text[..digits], text[digits..].trim_start());
     if unit.is_empty() {

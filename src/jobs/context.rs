@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::ledger::{DestinationId, Ledger};
 use crate::model::run::{Counts, Problem, Progress, RunId};
 use crate::store::ObjectStore;
+use crate::store::pressure::Strain;
 use crate::store::retry::Meter;
 
 /// How many problems of a run are kept by name; all are counted.
@@ -91,6 +92,19 @@ pub struct Ended {
     pub quarantine: Option<String>,
 }
 
+/// What is added to the progress of a run that goes as slowly as a destination wants it to.
+const SLOWED: &str = " (the destination asks for fewer requests at once)";
+
+fn slowed(place: &str, strain: Strain) -> Problem {
+    let Strain { refused, busiest, lowest, limit } = strain;
+    let times = if refused == 1 { "once".to_owned() } else { format!("{refused} times") };
+    let message = format!(
+        "it asked {times} for fewer requests at once: there were {busiest}, then no more than {lowest}, and at last {}",
+        limit.min(busiest)
+    );
+    Problem { kind: "slowed".to_owned(), subject: place.to_owned(), message }
+}
+
 /// What a run has counted and met so far; shared between its threads and whoever watches.
 #[derive(Debug, Default)]
 pub struct Report(Mutex<State>);
@@ -157,9 +171,15 @@ impl Report {
         state.progress.total = state.progress.total.map(|total| total.saturating_sub(by));
     }
 
-    /// How far the run is.
+    /// How far the run is, and whether a destination slows it down.
     pub fn progress(&self) -> Progress {
-        self.state().progress.clone()
+        let state = self.state();
+        let mut progress = state.progress.clone();
+        // Without numbers: each new message is a line where nobody watches.
+        if state.meters.iter().any(|meter| meter.strain().is_some_and(|(_, strain)| strain.is_felt())) {
+            progress.message.push_str(SLOWED);
+        }
+        progress
     }
 
     /// Something could not be done: it is named, and the run will be partial.
@@ -176,14 +196,35 @@ impl Report {
         }
     }
 
-    /// The problems and notices so far.
+    /// The problems and notices so far; last, what came of destinations that asked for less.
     pub fn problems(&self) -> Vec<Problem> {
-        self.state().problems.clone()
+        let state = self.state();
+        let strains = state.meters.iter().filter_map(|meter| meter.strain());
+        let strains = strains.map(|(place, strain)| slowed(place, strain));
+        state.problems.iter().cloned().chain(strains).take(KEPT_PROBLEMS).collect()
     }
 
     /// Whether something could not be done.
     pub fn is_partial(&self) -> bool {
         let state = self.state();
         state.partial || state.counts.failed > 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_destination_that_asks_for_less_is_named_with_what_came_of_it() {
+        let strain = Strain { refused: 12, busiest: 32, lowest: 2, limit: 9 };
+        let Problem { kind, subject, message } = slowed("s3://bucket", strain);
+        assert_eq!((kind.as_str(), subject.as_str()), ("slowed", "s3://bucket"));
+        assert_eq!(
+            message,
+            "it asked 12 times for fewer requests at once: there were 32, then no more than 2, and at last 9"
+        );
+        let once = slowed("", Strain { refused: 1, limit: 40, ..strain }).message;
+        assert!(once.starts_with("it asked once") && once.ends_with("at last 32"), "{once}");
     }
 }

@@ -2,6 +2,12 @@
 //!
 //! Only [`ErrorKind::Unavailable`] is tried again, and [`ErrorKind::Corrupt`] once: bytes may be damaged on their way,
 //! but not time and again. Before an object is sent again we look whether the first try had come through.
+//!
+//! Each try waits for its turn: for what its [`Limiter`] lets pass, and for a place under the [`Pressure`] that the store
+//! bears. Who waits for the next try has no place. What ends an upload never waits, as it makes room.
+
+mod download;
+mod tries;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,6 +19,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::model::digest::Digest;
 use crate::model::key::Key;
+use crate::store::limiter::{Lane, Limiter};
+use crate::store::pressure::{MOST_AT_ONCE, Pressure, Strain};
+use crate::store::retry::download::{Opened, ResumingDownload};
+use crate::store::retry::tries::Retry;
 use crate::store::{
     ByteRange, Capabilities, Download, ErrorKind, ObjectInfo, ObjectStore, Page, PageToken, PartReceipt, StoreError,
     Unfinished, Upload, read_to_end,
@@ -46,18 +56,34 @@ impl RetryPolicy {
 }
 
 /// Counts what goes to a store.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Meter {
     /// Requests made, every try included.
     pub requests: AtomicU64,
     /// Of those: tries after a first one that came to nothing.
     pub retries: AtomicU64,
+    place: String,
+    pressure: Arc<Pressure>,
 }
 
 impl Meter {
     /// Requests and retries so far.
     pub fn read(&self) -> (u64, u64) {
         (self.requests.load(Ordering::Relaxed), self.retries.load(Ordering::Relaxed))
+    }
+
+    /// What came of it that the store asked for fewer requests at once, and where that is; none if it never did.
+    pub fn strain(&self) -> Option<(&str, Strain)> {
+        self.pressure.strain().map(|strain| (self.place.as_str(), strain))
+    }
+
+    fn of(place: &str, at_once: usize) -> Arc<Self> {
+        Arc::new(Self {
+            requests: AtomicU64::new(0),
+            retries: AtomicU64::new(0),
+            place: place.to_owned(),
+            pressure: Arc::new(Pressure::up_to(at_once)),
+        })
     }
 }
 
@@ -71,11 +97,26 @@ pub struct Retrying {
 impl Retrying {
     /// Puts the policy around a store.
     pub fn new(inner: Arc<dyn ObjectStore>, policy: RetryPolicy) -> Self {
-        Self { inner, retry: Retry { policy, stop: None, meter: Arc::default() } }
+        let meter = Meter::of(inner.place(), MOST_AT_ONCE);
+        Self { inner, retry: Retry { policy, stop: None, meter, lane: None } }
     }
 
-    /// Waits no longer and tries nothing again once the token is cancelled. What is under way ends by itself, and
-    /// first tries are still made: a run that stops has an upload to abort.
+    /// Has at most so many requests under way at once. Said before the meter is asked for: it begins anew.
+    #[must_use]
+    pub fn at_most(mut self, at_once: usize) -> Self {
+        self.retry.meter = Meter::of(self.inner.place(), at_once);
+        self
+    }
+
+    /// Shares what a limiter lets pass with all others that it limits.
+    #[must_use]
+    pub fn limited_by(mut self, limiter: Arc<Limiter>) -> Self {
+        self.retry.lane = Some(Arc::new(Lane::to(limiter)));
+        self
+    }
+
+    /// Waits no longer and tries nothing again once the token is cancelled, neither for the next try nor for a turn. What
+    /// is under way ends by itself, and first tries are still made, at once: a run that stops has an upload to abort.
     #[must_use]
     pub fn until(mut self, stop: CancellationToken) -> Self {
         self.retry.stop = Some(stop);
@@ -114,78 +155,6 @@ enum Lying {
     Unknown,
 }
 
-#[derive(Clone, Debug)]
-struct Retry {
-    policy: RetryPolicy,
-    stop: Option<CancellationToken>,
-    meter: Arc<Meter>,
-}
-
-impl Retry {
-    fn tries(&self) -> Tries<'_> {
-        Tries { retry: self, made: 0, damaged: false }
-    }
-
-    async fn run<T, F>(&self, mut request: impl FnMut() -> F) -> Result<T, StoreError>
-    where
-        F: Future<Output = Result<T, StoreError>>,
-    {
-        let mut tries = self.tries();
-        loop {
-            tries.count();
-            match request().await {
-                Ok(answer) => return Ok(answer),
-                Err(error) => tries.again(error).await?,
-            }
-        }
-    }
-
-    /// Completes after the wait, or gives the error back if there is no sense in waiting.
-    async fn wait(&self, tries: u32, mut error: StoreError) -> Result<(), StoreError> {
-        if tries >= self.policy.attempts {
-            error.cause = format!("{} (tried {tries} times)", error.cause);
-            return Err(error);
-        }
-        let pause = tokio::time::sleep(self.policy.wait(tries));
-        let Some(stop) = &self.stop else {
-            pause.await;
-            return Ok(());
-        };
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => Err(error),
-            () = pause => Ok(()),
-        }
-    }
-}
-
-/// The tries at one request.
-struct Tries<'a> {
-    retry: &'a Retry,
-    made: u32,
-    damaged: bool,
-}
-
-impl Tries<'_> {
-    fn count(&mut self) {
-        self.made += 1;
-        self.retry.meter.requests.fetch_add(1, Ordering::Relaxed);
-        if self.made > 1 {
-            self.retry.meter.retries.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    /// Waits for the next try, or gives the error back if there is none.
-    async fn again(&mut self, error: StoreError) -> Result<(), StoreError> {
-        let worth_it = match error.kind {
-            ErrorKind::Unavailable => true,
-            ErrorKind::Corrupt => !std::mem::replace(&mut self.damaged, true),
-            _ => false,
-        };
-        if worth_it { self.retry.wait(self.made, error).await } else { Err(error) }
-    }
-}
-
 #[async_trait]
 impl ObjectStore for Retrying {
     fn place(&self) -> &str {
@@ -198,8 +167,11 @@ impl ObjectStore for Retrying {
         let mut doubtful = false;
         let mut damaged = None;
         loop {
+            let slot = self.retry.turn(body.len() as u64).await?;
             tries.count();
-            let Err(error) = self.inner.put(key, body.clone(), digest).await else { return Ok(()) };
+            let result = self.inner.put(key, body.clone(), digest).await;
+            slot.end(&result);
+            let Err(error) = result else { return Ok(()) };
             match error.kind {
                 ErrorKind::AlreadyExists => {
                     // A store that does not check on arrival holds what came out damaged: that is the news.
@@ -235,7 +207,7 @@ impl ObjectStore for Retrying {
         let mut tries = 0;
         let inner = self
             .retry
-            .run(|| {
+            .run(0, || {
                 tries += 1;
                 self.inner.begin(key)
             })
@@ -252,40 +224,48 @@ impl ObjectStore for Retrying {
     }
 
     async fn head(&self, key: &Key) -> Result<ObjectInfo, StoreError> {
-        self.retry.run(|| self.inner.head(key)).await
+        self.retry.run(0, || self.inner.head(key)).await
     }
 
     async fn get(&self, key: &Key, range: Option<ByteRange>) -> Result<Box<dyn Download>, StoreError> {
-        let inner = self.retry.run(|| self.inner.get(key, range)).await?;
-        let (size, from) = (inner.size(), range.map_or(0, |range| range.from));
+        let mut tries = self.retry.tries();
+        let opened = loop {
+            let slot = self.retry.turn(0).await?;
+            tries.count();
+            match Opened::get(&*self.inner, key, range, slot).await {
+                Ok(opened) => break opened,
+                Err(error) => tries.again(error).await?,
+            }
+        };
+        let (size, from) = (opened.download.size(), range.map_or(0, |range| range.from));
         Ok(Box::new(ResumingDownload {
             store: Arc::clone(&self.inner),
             retry: self.retry.clone(),
             key: key.clone(),
             size,
             rest: ByteRange { from, len: size },
-            inner: Some(inner),
+            opened: Some(opened),
         }))
     }
 
     async fn list(&self, prefix: &str, page: Option<&PageToken>) -> Result<Page, StoreError> {
-        self.retry.run(|| self.inner.list(prefix, page)).await
+        self.retry.run(0, || self.inner.list(prefix, page)).await
     }
 
     async fn unfinished(&self, prefix: &str) -> Result<Vec<Unfinished>, StoreError> {
-        self.retry.run(|| self.inner.unfinished(prefix)).await
+        self.retry.run(0, || self.inner.unfinished(prefix)).await
     }
 
     async fn abort(&self, upload: &Unfinished) -> Result<(), StoreError> {
-        self.retry.run(|| self.inner.abort(upload)).await
+        self.retry.run_at_once(|| self.inner.abort(upload)).await
     }
 
     async fn delete(&self, key: &Key) -> Result<(), StoreError> {
-        self.retry.run(|| self.inner.delete(key)).await
+        self.retry.run(0, || self.inner.delete(key)).await
     }
 
     async fn probe(&self) -> Result<Capabilities, StoreError> {
-        self.retry.run(|| self.inner.probe()).await
+        self.retry.run_at_once(|| self.inner.probe()).await
     }
 }
 
@@ -302,78 +282,29 @@ impl Upload for RetryingUpload {
     }
 
     async fn part(&self, number: u32, body: Bytes) -> Result<PartReceipt, StoreError> {
-        self.retry.run(|| self.inner.part(number, body.clone())).await
+        self.retry.run(body.len() as u64, || self.inner.part(number, body.clone())).await
     }
 
     async fn try_complete(&self, parts: &[PartReceipt]) -> Result<(), StoreError> {
-        self.retry.run(|| self.inner.try_complete(parts)).await
+        self.retry.run_at_once(|| self.inner.try_complete(parts)).await
     }
 
     async fn try_abort(&self) -> Result<(), StoreError> {
-        self.retry.run(|| self.inner.try_abort()).await
-    }
-}
-
-/// A download that goes on where it broke off.
-struct ResumingDownload {
-    store: Arc<dyn ObjectStore>,
-    retry: Retry,
-    key: Key,
-    size: u64,
-    /// What has not come yet.
-    rest: ByteRange,
-    /// None once it has broken.
-    inner: Option<Box<dyn Download>>,
-}
-
-impl ResumingDownload {
-    async fn attempt(&mut self) -> Result<Option<Bytes>, StoreError> {
-        let mut inner = match self.inner.take() {
-            Some(inner) => inner,
-            None => self.store.get(&self.key, Some(self.rest)).await?,
-        };
-        let piece = inner.chunk().await?;
-        self.inner = Some(inner);
-        Ok(piece)
-    }
-}
-
-#[async_trait]
-impl Download for ResumingDownload {
-    fn size(&self) -> u64 {
-        self.size
-    }
-
-    async fn chunk(&mut self) -> Result<Option<Bytes>, StoreError> {
-        if self.rest.len == 0 {
-            return Ok(None);
-        }
-        let retry = self.retry.clone();
-        let mut tries = retry.tries();
-        // The request that brought us here is counted already.
-        tries.made = 1;
-        loop {
-            match self.attempt().await {
-                Ok(Some(piece)) => {
-                    let len = (piece.len() as u64).min(self.rest.len);
-                    self.rest = ByteRange { from: self.rest.from + len, len: self.rest.len - len };
-                    return Ok(Some(piece));
-                }
-                Ok(None) => return Ok(None),
-                Err(error) => tries.again(error).await?,
-            }
-            tries.count();
-        }
+        self.retry.run_at_once(|| self.inner.try_abort()).await
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::VecDeque;
+    use std::num::NonZeroU64;
     use std::sync::Mutex;
+
+    use tokio::time::Instant;
 
     use super::*;
     use crate::model::digest::Algorithm;
+    use crate::store::limiter::Limit;
     use crate::store::memory::MemoryStore;
 
     const AT_ONCE: RetryPolicy = RetryPolicy { attempts: 4, first: Duration::ZERO, longest: Duration::ZERO };
@@ -489,6 +420,77 @@ mod tests {
         let error = StoreError::new(ErrorKind::Unavailable, "put", "busy");
         let (waited, ()) = tokio::join!(store.retry.wait(1, error), async { stop.cancel() });
         assert_eq!(waited.unwrap_err().cause, "busy");
+    }
+
+    /// A limit of 16 KiB a second.
+    #[derive(Debug)]
+    struct Slow;
+
+    impl Limit for Slow {
+        fn now(&self) -> Option<NonZeroU64> {
+            NonZeroU64::new(16 << 10)
+        }
+    }
+
+    fn slow(kinds: &[ErrorKind]) -> Retrying {
+        failing(kinds).limited_by(Arc::new(Limiter::new(Arc::new(Slow))))
+    }
+
+    async fn put_large(store: &Retrying, name: &str) -> Result<(), StoreError> {
+        let body = Bytes::from(vec![0; 1 << 20]);
+        let digest = Digest::of(Algorithm::Sha1, &body);
+        store.put(&Key::parse(name).unwrap(), body, &digest).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waits_for_its_turn_is_not_sent_once_it_is_to_stop_and_what_comes_then_goes_at_once() {
+        let stop = CancellationToken::new();
+        let store = slow(&[]).until(stop.clone());
+        let begun = Instant::now();
+        put_large(&store, "a").await.unwrap();
+        let stopping = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            stop.cancel();
+        };
+        let (waited, ()) = tokio::join!(put_large(&store, "b"), stopping);
+        let error = waited.unwrap_err();
+        assert_eq!(error.to_string(), "wait for a turn at `memory`: it is to stop");
+        assert_eq!((error.kind, store.meter().read()), (ErrorKind::Unavailable, (1, 0)));
+        put_large(&store, "c").await.unwrap();
+        assert_eq!(begun.elapsed(), Duration::from_secs(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_try_is_paid_for_and_what_comes_as_well() {
+        let store = slow(&[ErrorKind::Unavailable]);
+        let begun = Instant::now();
+        put_large(&store, "a").await.unwrap();
+        // The second try paid for the first, and is paid for by what comes next.
+        assert_eq!(begun.elapsed().as_secs(), 64);
+        put_large(&store, "b").await.unwrap();
+        assert_eq!(begun.elapsed().as_secs(), 128);
+        let content = read_to_end(store.get(&Key::parse("a").unwrap(), None).await.unwrap()).await.unwrap();
+        // All pieces but the last.
+        assert_eq!((content.len(), begun.elapsed().as_secs()), (1 << 20, 192 + 48));
+        put_large(&store, "c").await.unwrap();
+        assert_eq!(begun.elapsed().as_secs(), 256);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_to_try_again_leaves_room_for_others() {
+        let patient = RetryPolicy { attempts: 2, first: Duration::from_mins(1), longest: Duration::from_mins(1) };
+        let kinds = Mutex::new([ErrorKind::Unavailable].into());
+        let failing = Arc::new(Failing { inner: MemoryStore::new("memory"), kinds });
+        let store = Retrying::new(failing, patient).at_most(1);
+        let begun = Instant::now();
+        let other = async {
+            put_large(&store, "b").await.unwrap();
+            begun.elapsed()
+        };
+        let (first, other) = tokio::join!(put_large(&store, "a"), other);
+        first.unwrap();
+        assert_eq!(other, Duration::ZERO);
+        assert!(begun.elapsed() > Duration::ZERO);
     }
 
     #[test]

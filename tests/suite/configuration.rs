@@ -1,6 +1,7 @@
 //! The configuration file as its readers meet it: the example, the first one, and what errors look like.
 
 use std::collections::BTreeSet;
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -76,6 +77,7 @@ fn known_keys() -> BTreeSet<String> {
         ("[repository.x.layout]", "keys"),
         ("[destination.x]", "keys"),
         ("[destination.x.credentials]", "keys"),
+        ("[[destination.x.bandwidth]]", "keys"),
         ("[copy.x]", "keys"),
         ("[backup.x]", "keys"),
         ("[older_interfaces]", "keys"),
@@ -830,6 +832,86 @@ fn a_directory_takes_no_settings_of_s3_and_a_key_needs_its_encryption() {
           | ^^^^^^^
        way out: add sse = "aws:kms", or take `kms_key` out
     "#);
+}
+
+#[test]
+fn bandwidth_is_one_limit_or_a_timetable_and_the_first_that_fits_holds() {
+    let at = |text: &str, now: &str| {
+        let bandwidth = parse(&format!("{SOUND}{text}")).destinations["disk"].bandwidth.clone();
+        bandwidth.limit_at(now.parse().unwrap()).map(NonZeroU64::get)
+    };
+    // A Monday and a Sunday at noon in Berlin.
+    let (monday, sunday) = ("2026-11-23T11:00:00Z", "2026-11-22T11:00:00Z");
+    assert_eq!(at("", monday), None);
+    for text in ["bandwidth = \"20MiB\"", "bandwidth = \"20MiB/s\"", "bandwidth = [{ limit = \"20MiB\" }]"] {
+        assert_eq!(at(text, monday), Some(20 << 20), "{text}");
+    }
+    let zone = "bandwidth_timezone = \"Europe/Berlin\"\n";
+    let inline = format!(
+        "{zone}bandwidth = [\n  {{ limit = \"5MiB\", from = \"08:00\", to = \"18:00\", days = \"Mon-Fri\" }},\n  {{ limit = \"50MiB\" }},\n]\n"
+    );
+    let tables = format!(
+        "{zone}[[destination.disk.bandwidth]]\nlimit = \"5MiB\"\ndays = \"Mon-Fri\"\nfrom = \"08:00\"\nto = \"18:00\"\n\
+         [[destination.disk.bandwidth]]\nlimit = \"50MiB\"\n"
+    );
+    for text in [inline, tables] {
+        assert_eq!(at(&text, monday), Some(5 << 20), "{text}");
+        assert_eq!(at(&text, "2026-11-23T17:00:00Z"), Some(50 << 20), "{text}");
+        assert_eq!(at(&text, sunday), Some(50 << 20), "{text}");
+    }
+    let weekend = "bandwidth = [{ limit = \"none\", days = \"Sat, Sun\" }, { limit = \"1MiB\" }]";
+    assert_eq!((at(weekend, sunday), at(weekend, monday)), (None, Some(1 << 20)));
+    let night = "bandwidth = [{ limit = \"1MiB\", from = \"22:00\", to = \"00:00\", days = \"Sun\" }]";
+    assert_eq!((at(night, "2026-11-22T23:59:00Z"), at(night, "2026-11-23T00:00:00Z")), (Some(1 << 20), None));
+}
+
+#[test]
+fn a_bandwidth_that_cannot_be_is_shown_with_its_place_and_the_way_out() {
+    for (text, place, cause, way_out) in [
+        (
+            "bandwidth = 5",
+            "5:13",
+            "`bandwidth` is the number `5`, not a size in quotes or a list of tables",
+            "\"20MiB\"",
+        ),
+        ("bandwidth = \"20\"", "5:13", "the size `20` has no unit", "write \"20MiB\""),
+        ("bandwidth = \"1KiB\"", "5:13", "at 1KiB a second a part of 8 MiB would take longer", "at least \"16KiB\""),
+        ("bandwidth = []", "5:13", "the timetable is empty", "leave `bandwidth` out"),
+        ("bandwidth = [\"20MiB\"]", "5:14", "is the text \"20MiB\", not a table", "bandwidth = \"20MiB\""),
+        ("bandwidth = [{ limt = \"1MiB\" }]", "5:16", "unknown key `limt`", "did you mean `limit`?"),
+        ("bandwidth = [{ from = \"08:00\" }]", "5:14", "has no `limit`", "add limit = \"5MiB\""),
+        ("bandwidth = [{ limit = \"1MiB\", from = \"8\" }]", "5:39", "`8` is no time of day", "such as \"08:30\""),
+        ("bandwidth = [{ limit = \"1MiB\", days = \"Mo-Fr\" }]", "5:39", "`Mo` is no day", "\"Mon-Fri\""),
+        (
+            "bandwidth = [{ limit = \"1MiB\", from = \"08:00\", to = \"08:00\" }]",
+            "5:13",
+            "from 08:00 to 08:00 is no time at all, or all day",
+            "leave `from` and `to` out",
+        ),
+        (
+            "bandwidth = [{ limit = \"1MiB\" }, { limit = \"2MiB\", days = \"Sun\" }]",
+            "5:13",
+            "entry 1 always holds, so those after it never do",
+            "put it last",
+        ),
+        (
+            "bandwidth = \"1MiB\"\nbandwidth_timezone = \"Europe/Berlin\"",
+            "6:1",
+            "`bandwidth_timezone` without a timetable",
+            "or take it out",
+        ),
+        (
+            "bandwidth_timezone = \"Berlin\"",
+            "5:22",
+            "there is no time zone `Berlin`",
+            "did you mean \"Europe/Berlin\"?",
+        ),
+    ] {
+        let error = error_after(&format!("{text}\n"));
+        let shown = format!("{FILE}:{place}: ");
+        assert!(error.starts_with(&shown) && error.lines().next().unwrap().contains(cause), "{text}: {error}");
+        assert!(error.split_once("way out: ").unwrap().1.contains(way_out), "{text}: {error}");
+    }
 }
 
 #[test]

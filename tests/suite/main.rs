@@ -38,6 +38,7 @@ mod own_mounts;
 mod pending;
 mod postgres;
 mod postgres_server;
+mod pressure;
 mod restore;
 mod restore_table;
 mod s3_faults;

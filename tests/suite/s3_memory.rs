@@ -31,6 +31,7 @@ use bytes::Bytes;
 use tokio::runtime::Builder;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use crate::s3_memory::faults::Crowd;
 pub(crate) use crate::s3_memory::faults::Effect;
 pub(crate) use crate::s3_memory::faults::Fault;
 pub(crate) use crate::s3_memory::faults::When;

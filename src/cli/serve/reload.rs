@@ -20,7 +20,7 @@ use crate::service::systemd::Systemd;
 /// Whoever knows where the configuration is, and what the service works by.
 #[derive(Debug)]
 pub(super) struct Reloader {
-    config: Arc<Config>,
+    site: ConfiguredSite,
     daemon: Daemon,
     certificate: Option<Certificate>,
     hangups: Signal,
@@ -29,13 +29,13 @@ pub(super) struct Reloader {
 
 impl Reloader {
     pub(super) fn new(
-        config: Arc<Config>,
+        site: ConfiguredSite,
         daemon: Daemon,
         certificate: Option<Certificate>,
         hangups: Signal,
         asked: mpsc::Receiver<Reload>,
     ) -> Self {
-        Self { config, daemon, certificate, hangups, asked }
+        Self { site, daemon, certificate, hangups, asked }
     }
 
     /// Reads the configuration again whenever somebody asks, by signal or in words. A file that cannot be read to its
@@ -69,21 +69,22 @@ impl Reloader {
     async fn reload(&mut self) -> Result<(), String> {
         let taken = self.take().await;
         match &taken {
-            Ok(()) => say(Level::Info, format_args!("read `{}` again", self.config.file.display())),
+            Ok(()) => say(Level::Info, format_args!("read `{}` again", self.site.config().file.display())),
             Err(refused) => say(Level::Error, format_args!("the configuration stays as it was: {refused}")),
         }
         taken
     }
 
     async fn take(&mut self) -> Result<(), String> {
-        let file = self.config.file.clone();
+        let file = self.site.config().file.clone();
         let read = tokio::task::spawn_blocking(move || read(&file)).await;
         let config = read.map_err(|error| error.to_string())??;
-        stays(&self.config.service, &config.service).map_err(|error| error.to_string())?;
+        stays(&self.site.config().service, &config.service).map_err(|error| error.to_string())?;
         http::renew(self.certificate.as_ref(), &config).await.map_err(|error| format!("{error:#}"))?;
-        let site = ConfiguredSite::new(Arc::clone(&config));
-        self.daemon.adopt(Arc::new(site)).await.map_err(|refusal| refusal.to_string())?;
-        self.config = config;
+        let site = self.site.renewed(config);
+        self.daemon.adopt(Arc::new(site.clone())).await.map_err(|refusal| refusal.to_string())?;
+        site.set_lines();
+        self.site = site;
         Ok(())
     }
 }

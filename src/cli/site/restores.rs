@@ -33,7 +33,7 @@ impl ConfiguredSite {
             RestoreFrom::Backup(name) => name,
             RestoreFrom::Directory(directory) => return prepare_from_directory(&self.config, request, directory),
         };
-        let located = locate(&self.config, run, name, request.destination.as_deref()).await?;
+        let located = locate(self.reach(), run, name, request.destination.as_deref()).await?;
         let repository = target(&self.config, &located, request.repository.as_deref())?;
         let from = spelled(&located.name);
         let other = repository.name != located.repository && request.to.is_none();

@@ -50,6 +50,8 @@ pub(super) struct Refusal {
     pub(super) status: Option<u16>,
     /// S3's word for it, `NoSuchBucket`.
     pub(super) code: Option<String>,
+    /// Whether the server asks for fewer requests at once.
+    busy: bool,
     cause: String,
 }
 
@@ -81,12 +83,12 @@ impl Refusal {
 
     /// Not the server's finding but ours.
     pub(super) fn own(kind: ErrorKind, cause: impl Into<String>) -> Self {
-        Self { kind, status: None, code: None, cause: cause.into() }
+        Self { kind, status: None, code: None, busy: false, cause: cause.into() }
     }
 
     /// The error of the port.
     pub(super) fn when(self, action: String) -> StoreError {
-        StoreError::new(self.kind, action, self.cause)
+        StoreError { busy: self.busy, ..StoreError::new(self.kind, action, self.cause) }
     }
 
     /// Whether the object or the upload is not there, and not the bucket.
@@ -128,7 +130,8 @@ impl Refusal {
             (_, Some(hint)) => format!("{said}; {hint}"),
             (_, None) => said,
         };
-        Self { kind, status: Some(status), code: code.map(str::to_owned), cause }
+        let busy = is_busy(kind, status, code);
+        Self { kind, status: Some(status), code: code.map(str::to_owned), busy, cause }
     }
 }
 
@@ -154,6 +157,13 @@ fn kind(status: u16, code: Option<&str>) -> ErrorKind {
         }
         _ => ErrorKind::Other,
     }
+}
+
+/// Whether fewer requests at once would help. Servers differ in the code that goes with 503, and in the status that goes
+/// with `SlowDown`: a completion has sent its own before it went wrong.
+fn is_busy(kind: ErrorKind, status: u16, code: Option<&str>) -> bool {
+    let said = matches!(code, Some("SlowDown" | "SlowDownRead" | "SlowDownWrite" | "ServiceUnavailable"));
+    kind == ErrorKind::Unavailable && (matches!(status, 429 | 503) || said)
 }
 
 fn said(status: u16, code: Option<&str>, message: Option<&str>) -> String {
@@ -250,6 +260,27 @@ mod tests {
         ] {
             assert_eq!(refusal(Operation::Put, status, code, "").kind, kind, "{status} {code}");
         }
+    }
+
+    #[test]
+    fn a_server_that_is_busy_is_told_from_one_that_fails() {
+        for (status, code, busy) in [
+            (503, "SlowDown", true),
+            (503, "ServiceUnavailable", true),
+            (503, "", true),
+            (429, "", true),
+            (200, "SlowDown", true),
+            (500, "SlowDownWrite", true),
+            (500, "InternalError", false),
+            (502, "", false),
+            (504, "", false),
+            (409, "OperationAborted", false),
+            (403, "SlowDown", false),
+        ] {
+            let error = refusal(Operation::Put, status, code, "").when(String::new());
+            assert_eq!(error.busy, busy, "{status} {code}");
+        }
+        assert!(!Refusal::unavailable("the answer broke off").when(String::new()).busy);
     }
 
     #[test]

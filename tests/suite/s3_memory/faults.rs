@@ -1,6 +1,9 @@
 //! What goes wrong, when and where.
 
+use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::s3_memory::lock;
@@ -84,12 +87,69 @@ pub(crate) enum Effect {
     },
     /// It is done later.
     Delay(Duration),
+    /// It is done if there is room for it, and otherwise answered with 503 `SlowDown`.
+    Crowd(Arc<Crowd>),
     /// It is read and neither done nor answered; the connection stays open until the client gives up.
     Hang,
     /// `GetObject` answers with a bit flipped in the middle of the content.
     WrongContent,
     /// `GetObject` and `HeadObject` tell a SHA-1 that nothing has.
     LieAboutChecksum,
+}
+
+/// What a server bears at once; each request that it bears takes a while.
+#[derive(Debug)]
+pub(crate) struct Crowd {
+    most: AtomicUsize,
+    takes: Duration,
+    inside: AtomicUsize,
+    busiest: AtomicUsize,
+    refused: AtomicUsize,
+}
+
+impl Crowd {
+    /// So many requests, each of which takes so long.
+    pub(crate) fn of(most: usize, takes: Duration) -> Arc<Self> {
+        let [inside, busiest, refused] = std::array::from_fn(|_| AtomicUsize::new(0));
+        Arc::new(Self { most: AtomicUsize::new(most), takes, inside, busiest, refused })
+    }
+
+    /// From now on it bears this many.
+    pub(crate) fn bears(&self, most: usize) {
+        self.most.store(most, Ordering::SeqCst);
+    }
+
+    /// The most that were there at once since this was asked last, those counted that were turned away.
+    pub(crate) fn busiest(&self) -> usize {
+        self.busiest.swap(0, Ordering::SeqCst)
+    }
+
+    /// How many were turned away.
+    pub(crate) fn refused(&self) -> usize {
+        self.refused.load(Ordering::SeqCst)
+    }
+
+    /// A request comes; none if there is no room for it. It is there until what this gives is dropped.
+    pub(crate) async fn enter(self: &Arc<Self>) -> Option<Inside> {
+        let inside = Inside(Arc::clone(self));
+        let number = self.inside.fetch_add(1, Ordering::SeqCst) + 1;
+        self.busiest.fetch_max(number, Ordering::SeqCst);
+        if number > self.most.load(Ordering::SeqCst) {
+            self.refused.fetch_add(1, Ordering::SeqCst);
+            return None;
+        }
+        tokio::time::sleep(self.takes).await;
+        Some(inside)
+    }
+}
+
+/// A request that is borne.
+pub(crate) struct Inside(Arc<Crowd>);
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        self.0.inside.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// The faults of a server.

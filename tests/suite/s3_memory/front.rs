@@ -145,6 +145,7 @@ impl Front {
         }
 
         let effects = self.faults.strike(operation, &entry.key);
+        let mut borne = Vec::new();
         for effect in &effects {
             match *effect {
                 Effect::Status(status, code) => {
@@ -157,6 +158,13 @@ impl Front {
                     return Err(cut());
                 }
                 Effect::Delay(delay) => tokio::time::sleep(delay).await,
+                Effect::Crowd(ref crowd) => {
+                    let Some(inside) = crowd.enter().await else {
+                        body.read(usize::MAX).await;
+                        return Ok(entry.answered(refusal(503, "SlowDown")));
+                    };
+                    borne.push(inside);
+                }
                 Effect::Hang => {
                     // hyper does not always notice that the client has left in the middle of a body.
                     let release = lock(&self.release).clone();
