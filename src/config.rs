@@ -69,6 +69,7 @@ const DEFAULT_JITTER: Duration = Duration::ZERO;
 const DEFAULT_WATCH: bool = false;
 /// Some hundred restore points a day, each a small list; what is new is at the destination long before.
 const DEFAULT_POINT_EVERY: Duration = Duration::from_mins(5);
+const DEFAULT_SCAN_EVERY: Duration = Duration::from_hours(24);
 /// Small enough to be sent once more after a broken line, large enough that most backups are one volume.
 const DEFAULT_VOLUME: u64 = 10 << 30;
 /// Below, an archive falls into thousands of objects; above, it could need more than the 10,000 parts that S3 gives an
@@ -243,7 +244,7 @@ pub struct CopyJob {
     pub watch: bool,
     /// How long lies between two restore points while new binaries keep coming.
     pub point_every: Duration,
-    /// How long after a scan the next one begins by itself, while the store is watched; then other runs are none.
+    /// How long after a scan the next one begins by itself, where the store is watched; then other runs are none.
     pub scan_every: Option<Duration>,
     /// How many names a scan looks at in a second, at most.
     pub scan_rate: Option<u32>,

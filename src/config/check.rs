@@ -17,9 +17,9 @@ use super::timing::Jitter;
 use super::value::{Text, Url};
 use super::{
     BackupJob, Config, ConfigError, CopyJob, Credentials, DEFAULT_GRACE, DEFAULT_HISTORY, DEFAULT_JITTER,
-    DEFAULT_LISTEN, DEFAULT_PARALLEL, DEFAULT_POINT_EVERY, DEFAULT_REGION, DEFAULT_RUNS_AT_ONCE, DEFAULT_SESSION,
-    DEFAULT_SETTLE, DEFAULT_STATE_DIR, DEFAULT_USERS, DEFAULT_VOLUME, DEFAULT_WATCH, Destination, DocumentSource,
-    OlderInterfaces, Place, Repository, S3Place, Service, Tls,
+    DEFAULT_LISTEN, DEFAULT_PARALLEL, DEFAULT_POINT_EVERY, DEFAULT_REGION, DEFAULT_RUNS_AT_ONCE, DEFAULT_SCAN_EVERY,
+    DEFAULT_SESSION, DEFAULT_SETTLE, DEFAULT_STATE_DIR, DEFAULT_USERS, DEFAULT_VOLUME, DEFAULT_WATCH, Destination,
+    DocumentSource, OlderInterfaces, Place, Repository, S3Place, Service, Tls,
 };
 use crate::model::address::Address;
 use crate::model::bandwidth::{Bandwidth, Rule};
@@ -346,7 +346,7 @@ impl Check<'_> {
                 "add watch = true, or take `scan_every` out and say by `schedule` when it runs".to_owned(),
             );
         }
-        every
+        watch.unwrap_or(DEFAULT_WATCH).then(|| every.unwrap_or(DEFAULT_SCAN_EVERY))
     }
 
     /// When a job runs by itself, if it does.

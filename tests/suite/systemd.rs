@@ -157,6 +157,7 @@ fn the_unit_works_under_a_real_systemd() {
     what_is_killed_is_started_again_and_its_run_is_done_once_more(&machine);
     what_hangs_is_ended_by_the_watchdog_and_started_again(&machine);
     a_stop_ends_runs_at_a_safe_point(&machine);
+    a_store_is_watched_by_a_mark_and_the_right_to_set_it_is_given_up(&machine);
     let journal = machine.journal();
     eprintln!("the journal of the service:\n{journal}");
     assert!(!journal.contains("panicked"), "{journal}");
@@ -240,5 +241,37 @@ fn a_stop_ends_runs_at_a_safe_point(machine: &Machine) {
     machine.wait("StatusText=idle*");
     let runs = machine.history();
     assert_eq!((&runs[0]["trigger"], &runs[0]["outcome"]), (&"overdue".into(), &"succeeded".into()), "{runs:#?}");
+    machine.works(&["systemctl", "stop", "holdfast"]);
+}
+
+fn a_store_is_watched_by_a_mark_and_the_right_to_set_it_is_given_up(machine: &Machine) {
+    // The root of the lab is an overlay, which cannot be marked.
+    machine.works(&["mkdir", "-p", "/srv/marked"]);
+    machine.works(&["mount", "-t", "tmpfs", "none", "/srv/marked"]);
+    machine.works(&["cp", "-r", "/srv/store/.", "/srv/marked"]);
+    let watched = CONFIGURATION.replace("/srv/store", "/srv/marked") + "watch = true\n";
+    machine.put_text("/etc/holdfast/holdfast.toml", &watched);
+    machine.works(&["systemctl", "start", "holdfast"]);
+    let is_watched = "until holdfast status | grep 'watching by fanotify$'; do sleep 0.1; done";
+    machine.works(&["timeout", "60", "sh", "-c", is_watched]);
+    let checked = machine.works(&["holdfast", "check"]);
+    assert!(checked.contains("the service watches all of it by fanotify"), "{checked}");
+    let process = format!("/proc/{}/status", machine.property("MainPID"));
+    let held = machine.works(&["grep", "^Cap", &process]);
+    let sets: Vec<u64> = ["CapInh", "CapPrm", "CapEff", "CapAmb"]
+        .iter()
+        .map(|set| {
+            let line = held.lines().find(|line| line.starts_with(set)).unwrap();
+            u64::from_str_radix(line.split_whitespace().last().unwrap(), 16).unwrap()
+        })
+        .collect();
+    // Only CAP_DAC_READ_SEARCH, number 2, is left of the two.
+    assert_eq!(sets, [4; 4], "{held}");
+
+    let (path, content) = ("ad/78/2e/ad782ecdac770fc6eb9a62e44f90873fb97fb26b", "two");
+    let add = format!("cd /srv/marked && mkdir -p $(dirname {path}) && printf {content} > new && mv new {path}");
+    machine.works(&["sh", "-c", &add]);
+    let copied = format!("until test -s /var/lib/holdfast/backups/binaries/{path}; do sleep 0.1; done");
+    machine.works(&["timeout", "60", "sh", "-c", &copied]);
     machine.works(&["systemctl", "stop", "holdfast"]);
 }
