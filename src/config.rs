@@ -26,6 +26,7 @@ use crate::model::bandwidth::Bandwidth;
 use crate::model::database::DocumentTable;
 use crate::model::fedora::FedoraServer;
 use crate::model::layout::Layout;
+use crate::model::shard::Shard;
 use crate::model::slots::Timing;
 
 pub use error::{ConfigError, Problem, Spot};
@@ -248,6 +249,8 @@ pub struct CopyJob {
     pub scan_every: Option<Duration>,
     /// How many names a scan looks at in a second, at most.
     pub scan_rate: Option<u32>,
+    /// The part of the repository that it copies; none for the whole.
+    pub shard: Option<Shard>,
 }
 
 /// `[backup.NAME]`.
@@ -364,6 +367,14 @@ impl<'a> Job<'a> {
         match self {
             Self::Copy(job) => job.timing.as_ref(),
             Self::Backup(job) => job.timing.as_ref(),
+        }
+    }
+
+    /// The part of the repository that it reads; none for the whole.
+    pub fn shard(self) -> Option<Shard> {
+        match self {
+            Self::Copy(job) => job.shard,
+            Self::Backup(_) => None,
         }
     }
 

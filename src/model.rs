@@ -19,6 +19,7 @@ pub mod readable;
 pub mod references;
 pub mod run;
 pub mod schedule;
+pub mod shard;
 pub mod slots;
 pub mod strict;
 pub mod url;

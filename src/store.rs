@@ -14,6 +14,7 @@ use std::fmt;
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::model::digest::Digest;
@@ -71,6 +72,11 @@ pub trait ObjectStore: fmt::Debug + Send + Sync {
 pub trait Upload: fmt::Debug + Send + Sync {
     /// The handle that [`ObjectStore::unfinished`] would show.
     fn unfinished(&self) -> Unfinished;
+
+    /// Whether there may be another one of ours under the same key, which has no parts and whose name nobody was told.
+    fn has_a_lost_twin(&self) -> bool {
+        false
+    }
 
     /// Sends part `number`, from 1; every part but the last is at least 5 MiB. Sending one again replaces it.
     async fn part(&self, number: u32, body: Bytes) -> Result<PartReceipt, StoreError>;
@@ -166,14 +172,24 @@ pub struct Page {
     pub next: Option<PageToken>,
 }
 
-/// An upload that was begun and not ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// An upload that was begun and not ended; two are equal if they are the same one.
+#[derive(Clone, Debug)]
 pub struct Unfinished {
     /// What it was to become.
     pub key: Key,
     /// The store's name for it.
     pub id: String,
+    /// When it was begun or last written to, as the store tells when it lists it.
+    pub since: Option<Timestamp>,
 }
+
+impl PartialEq for Unfinished {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.key, &self.id) == (&other.key, &other.id)
+    }
+}
+
+impl Eq for Unfinished {}
 
 /// What a store was found to do, by [`ObjectStore::probe`]; recorded once a destination, never assumed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

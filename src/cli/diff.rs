@@ -48,6 +48,9 @@ pub(super) async fn diff(config: Arc<Config>, arguments: &Arguments) -> anyhow::
 
 fn describe(difference: &Difference) -> String {
     let mut lines = vec![format!("{} -> {}", difference.from, difference.to)];
+    if let Some(shard) = difference.shard {
+        lines.push(format!("of the binaries, those of the shard {shard} are compared"));
+    }
     let mut sort = |sign: &str, what: &str, several: &Several| {
         if several.count == 0 {
             return;

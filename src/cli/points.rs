@@ -49,6 +49,11 @@ fn table(all: &[Restorable], several: bool) -> Table {
         ("SIZE", Right),
         ("COMPLETE", Left),
     ];
+    // Most sites have none.
+    let shards = all.iter().any(|one| one.shard.is_some());
+    if shards {
+        columns.push(("SHARD", Left));
+    }
     if several {
         columns.push(("DESTINATION", Left));
     }
@@ -65,6 +70,9 @@ fn table(all: &[Restorable], several: bool) -> Table {
             text::bytes(one.bytes),
             if one.complete { "yes" } else { "no" }.to_owned(),
         ];
+        if shards {
+            cells.push(or_dash(one.shard.map(|shard| shard.to_string())));
+        }
         if several {
             cells.push(one.destination.clone());
         }

@@ -181,6 +181,9 @@ async fn look_ahead(session: &Session, request: &RestoreRequest) -> anyhow::Resu
 fn describe(plan: &RestorePlan) -> String {
     let mut lines = vec![format!("restore from {}\n", plan.from)];
     let mut fact = |label: &str, value: String| lines.push(format!("  {label:<22}{value}\n"));
+    if let Some(shard) = plan.shard {
+        fact("shard", format!("{shard}; binaries of other shards are not touched"));
+    }
     fact("binaries to", plan.binaries_to.display().to_string());
     if let Some(documents) = &plan.documents_to {
         fact("documents to", documents.clone());

@@ -2,6 +2,7 @@
 
 mod restores;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +28,7 @@ use crate::jobs::verify::{Depth, VerifyOrder, note_missing, verify};
 use crate::ledger::Ledger;
 use crate::model::account::Accounts;
 use crate::model::run::Kind;
+use crate::model::shard::Shard;
 use crate::repository::binaries::BinaryStore;
 use crate::repository::documents::{DocumentDirectory, DocumentSource};
 use crate::service::bandwidth::Lines;
@@ -91,7 +93,8 @@ impl ConfiguredSite {
         hurry: &CancellationToken,
     ) -> anyhow::Result<Ended> {
         let job = self.config.job(name)?;
-        let source = source(repository(&self.config, job.repository())?);
+        let mut source = source(repository(&self.config, job.repository())?);
+        source.binaries = source.binaries.within(job.shard());
         let at_once = match job {
             Job::Copy(job) => job.parallel,
             Job::Backup(_) => MOST_AT_ONCE,
@@ -168,23 +171,27 @@ impl Site for ConfiguredSite {
             repository: job.repository().to_owned(),
             destination: job.destination().to_owned(),
             timing: job.timing().cloned(),
+            shard: job.shard(),
         };
         self.config.jobs().map(spec).collect()
     }
 
     fn watched(&self) -> Vec<WatchedStore> {
-        let of = |repository: &Repository| {
-            let watching = |job: &&CopyJob| job.watch && job.repository == repository.name;
-            let jobs = || self.config.copies.values().filter(watching);
-            let every = |job: &CopyJob| Some((Job::Copy(job).to_string(), job.scan_every?));
-            WatchedStore {
-                binaries: BinaryStore::at(&repository.binaries, &repository.layout),
-                jobs: jobs().map(|job| Job::Copy(job).to_string()).collect(),
-                scan_every: jobs().filter_map(every).collect(),
-            }
+        // A repository is watched for each shard by itself: nobody is told of what is none of his.
+        let mut parts: BTreeMap<(&str, Option<Shard>), Vec<&CopyJob>> = BTreeMap::new();
+        for job in self.config.copies.values().filter(|job| job.watch) {
+            parts.entry((&job.repository, job.shard)).or_default().push(job);
+        }
+        let every = |job: &&CopyJob| Some((Job::Copy(job).to_string(), job.scan_every?));
+        let store = |((name, shard), jobs): ((&str, _), Vec<&CopyJob>)| {
+            let repository = self.config.repositories.get(name)?;
+            Some(WatchedStore {
+                binaries: BinaryStore::at(&repository.binaries, &repository.layout).within(shard),
+                jobs: jobs.iter().map(|job| Job::Copy(job).to_string()).collect(),
+                scan_every: jobs.iter().filter_map(every).collect(),
+            })
         };
-        let stores = self.config.repositories.values().map(of);
-        stores.filter(|store| !store.jobs.is_empty()).collect()
+        parts.into_iter().filter_map(store).collect()
     }
 
     fn runs_at_once(&self) -> usize {

@@ -38,6 +38,7 @@ pub(super) fn check(written: File, source: &Source<'_>, table: &DeTable<'_>) -> 
     check.destinations_apart(&config);
     check.destinations_outside_repositories(&config);
     check.staging_apart(&config);
+    check.shards_apart(&config);
     check.fedora_roots(&config);
     if check.problems.is_empty() {
         return Ok(config);
@@ -104,6 +105,7 @@ impl Check<'_> {
                 point_every: table.point_every.map_or(DEFAULT_POINT_EVERY, |every| every.0.0),
                 scan_every: self.scan_every(&name, table.scan_every.map(|every| every.0.0), table.watch),
                 scan_rate: table.scan_rate.and_then(|rate| u32::try_from(rate.0).ok()),
+                shard: table.shard.map(|Text(shard)| shard),
                 name: name.clone(),
             };
             copies.insert(name, job);
@@ -453,6 +455,35 @@ impl Check<'_> {
                     );
                 }
             }
+        }
+    }
+
+    /// Two jobs would copy the same binaries twice, each into restore points of its own.
+    fn shards_apart(&mut self, config: &Config) {
+        let mut copies: Vec<_> = config.copies.values().collect();
+        copies.sort_by_key(|job| self.line(&["copy", &job.name, "shard"]));
+        for (first, second) in pairs(&copies) {
+            let same_series = (&first.repository, &first.destination) == (&second.repository, &second.destination);
+            let cause = match (first.shard, second.shard) {
+                _ if !same_series => continue,
+                (Some(one), Some(other)) if one.overlaps(&other) => {
+                    let line = self.line(&["copy", &first.name, "shard"]);
+                    format!(
+                        "the shard {other} of [copy.{}] overlaps {one} of [copy.{}] (line {line})",
+                        second.name, first.name
+                    )
+                }
+                (None, Some(_)) => {
+                    format!(
+                        "[copy.{}] copies all of the repository to the same destination, this shard included",
+                        first.name
+                    )
+                }
+                _ => continue,
+            };
+            let way_out = "give the copies of one repository to one destination shards that have nothing in common, such as \
+                           \"0-7\" and \"8-f\"";
+            self.complain(self.value(&["copy", &second.name, "shard"]), cause, way_out.to_owned());
         }
     }
 

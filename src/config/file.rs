@@ -21,6 +21,7 @@ use crate::model::database::TableName;
 use crate::model::digest::Algorithm;
 use crate::model::fedora::FedoraUrl;
 use crate::model::layout::Layout;
+use crate::model::shard::Shard;
 
 #[derive(Default, serde::Deserialize)]
 #[serde(deny_unknown_fields, default, expecting = "a table")]
@@ -158,6 +159,7 @@ pub(super) struct CopyTable {
     pub(super) point_every: Option<Text<Period<1, DAY>>>,
     pub(super) scan_every: Option<Text<Period<60, YEAR>>>,
     pub(super) scan_rate: Option<Whole<1, 100_000_000>>,
+    pub(super) shard: Option<Text<Shard>>,
 }
 
 #[derive(serde::Deserialize)]

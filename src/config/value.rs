@@ -13,6 +13,7 @@ use crate::model::address::Address;
 use crate::model::database::{DatabaseUrl, Server, TableName};
 use crate::model::digest::Algorithm;
 use crate::model::fedora::FedoraUrl;
+use crate::model::shard::{InvalidShard, Shard};
 use crate::model::url::Invalid;
 
 /// A value that was wrong by itself, and the way out; travels through serde as one text.
@@ -383,6 +384,21 @@ impl FromText for Account {
             ));
         }
         Ok(Self(text.to_owned()))
+    }
+}
+
+impl FromText for Shard {
+    const EXPECTED: &str = "a range of leading digits in quotes";
+
+    fn from_text(text: &str) -> Result<Self, Complaint> {
+        text.parse().map_err(|error: InvalidShard| {
+            let way_out = match &error {
+                InvalidShard::Text(_) => "write \"0-7\", \"8-f\", \"00-3f\" or \"a\"",
+                InvalidShard::Backwards(_) => "write the smaller digits first, such as \"0-7\"",
+                InvalidShard::Whole(_) => "take `shard` out: without it the whole repository is copied",
+            };
+            Complaint::new(error.to_string(), way_out)
+        })
     }
 }
 

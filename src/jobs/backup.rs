@@ -59,6 +59,9 @@ pub struct BackupOrder {
 /// Runs a backup. Its result is the archive's name.
 pub async fn backup(run: &RunContext, order: &BackupOrder) -> anyhow::Result<Ended> {
     order.source.open()?;
+    if let Some(shard) = order.source.binaries.shard() {
+        bail!("back up the shard {shard}: an archive is of a whole repository; copies alone have shards");
+    }
     sweep_uploads(run, &order.destination).await?;
     // Whatever the documents name now is on disk already, so the binaries are looked at after them.
     run.report.phase("looking at the documents", "documents", None);

@@ -12,7 +12,8 @@ use super::download::fetch_small;
 use crate::ledger::Ledger;
 use crate::model::archive::{ArchiveManifest, ArchiveName};
 use crate::model::key::{ARCHIVES, Key, POINTS};
-use crate::model::point::{FORMAT, PointManifest, PointName};
+use crate::model::point::{FORMAT, PointManifest, PointName, SHARD_FORMAT};
+use crate::model::shard::Shard;
 
 /// No manifest is longer: a thousand volumes or lists, and the same of documents.
 const MANIFEST_LIMIT: u64 = 8 << 20;
@@ -38,6 +39,8 @@ pub struct Restorable {
     pub bytes: u64,
     /// Whether everything that the repository held is in it.
     pub complete: bool,
+    /// The part of the repository that it is of; null for the whole.
+    pub shard: Option<Shard>,
 }
 
 /// The name of something to restore from.
@@ -139,7 +142,19 @@ pub async fn point(
     name: &PointName,
 ) -> anyhow::Result<PointManifest> {
     let manifest: PointManifest = manifest(destination, ledger, &Key::in_point(name, "point.json")).await?;
-    check_format(manifest.format, &manifest.name.to_string(), &name.to_string())?;
+    let shard = name.shard();
+    let format = if shard.is_some() { SHARD_FORMAT } else { FORMAT };
+    check_format(manifest.format, format, &manifest.name.to_string(), &name.to_string())?;
+    if manifest.shard != shard {
+        // Taken for one of the whole, it would have everything else taken away on a restore.
+        let of =
+            |shard: Option<Shard>| shard.map_or_else(|| "the whole".to_owned(), |shard| format!("the shard {shard}"));
+        bail!(
+            "read the manifest of {name}: it is of {} by its name and of {} by what it says",
+            of(shard),
+            of(manifest.shard)
+        );
+    }
     Ok(manifest)
 }
 
@@ -150,13 +165,18 @@ pub async fn archive(
     name: &ArchiveName,
 ) -> anyhow::Result<ArchiveManifest> {
     let manifest: ArchiveManifest = manifest(destination, ledger, &Key::archive_manifest(name)).await?;
-    check_format(manifest.format, &manifest.name.to_string(), &name.to_string())?;
+    check_format(manifest.format, FORMAT, &manifest.name.to_string(), &name.to_string())?;
     Ok(manifest)
 }
 
-fn check_format(format: u32, found: &str, name: &str) -> anyhow::Result<()> {
-    if format != FORMAT {
-        return Err(unknown_format(name, format));
+fn check_format(format: u32, expected: u32, found: &str, name: &str) -> anyhow::Result<()> {
+    if format < expected {
+        bail!(
+            "read the manifest of {name}: it is of format {format}, and one of this name is of {expected}: it is damaged"
+        );
+    }
+    if format > expected {
+        return Err(unknown_format(name, format, expected));
     }
     if found != name {
         bail!("read the manifest of {name}: it is that of {found}");
@@ -176,9 +196,9 @@ async fn manifest<T: DeserializeOwned>(
     let content = fetch_small(destination, key, MANIFEST_LIMIT).await?;
     serde_json::from_slice(&content).or_else(|error| {
         // That of a newer program may have another shape altogether.
-        let newer = serde_json::from_slice(&content).ok().filter(|version: &Version| version.format > FORMAT);
+        let newer = serde_json::from_slice(&content).ok().filter(|version: &Version| version.format > SHARD_FORMAT);
         if let Some(Version { format }) = newer {
-            return Err(unknown_format(key.as_str(), format));
+            return Err(unknown_format(key.as_str(), format, SHARD_FORMAT));
         }
         Err(error).with_context(|| format!("read the manifest `{key}` (is it damaged?)"))
     })
@@ -190,9 +210,9 @@ struct Version {
     format: u32,
 }
 
-fn unknown_format(name: &str, format: u32) -> anyhow::Error {
+fn unknown_format(name: &str, format: u32, known: u32) -> anyhow::Error {
     anyhow::anyhow!(
-        "read the manifest of {name}: it is of format {format}, this program knows {FORMAT}: use a newer holdfast"
+        "read the manifest of {name}: it is of format {format}, this program knows {known}: use a newer holdfast"
     )
 }
 
@@ -232,6 +252,7 @@ impl Restorable {
             binaries: manifest.binaries,
             bytes: manifest.bytes,
             complete: manifest.complete,
+            shard: manifest.shard,
         }
     }
 
@@ -246,6 +267,7 @@ impl Restorable {
             binaries: manifest.binaries,
             bytes: manifest.bytes,
             complete: manifest.complete,
+            shard: None,
         }
     }
 
@@ -260,6 +282,7 @@ impl Restorable {
             binaries: 0,
             bytes: 0,
             complete: false,
+            shard: None,
         }
     }
 }

@@ -6,6 +6,7 @@ use crate::jobs::context::RunContext;
 use crate::jobs::cursor::Cursor;
 use crate::ledger::{Listed, Scratch};
 use crate::model::digest::Digest;
+use crate::model::shard::Shard;
 use crate::repository::binaries::BinaryStore;
 
 /// How many are sorted before they are put on disk: in order, a row costs a part of what it costs anywhere.
@@ -16,12 +17,19 @@ const SORTED_AT_ONCE: usize = 128 << 10;
 pub struct Needed {
     on_disk: Scratch,
     gathered: Vec<Digest>,
+    shard: Option<Shard>,
 }
 
 impl Needed {
     /// Nothing is needed yet.
     pub fn new(run: &RunContext) -> anyhow::Result<Self> {
-        Ok(Self { on_disk: run.ledger.scratch()?, gathered: Vec::new() })
+        Ok(Self { on_disk: run.ledger.scratch()?, gathered: Vec::new(), shard: None })
+    }
+
+    /// The same, of which only what belongs to a shard is looked for; all of it if there is none.
+    #[must_use]
+    pub fn within(self, shard: Option<Shard>) -> Self {
+        Self { shard, ..self }
     }
 
     /// Adds what was found, in any order and as often as it was.
@@ -53,6 +61,10 @@ impl Needed {
         let mut closure = Closure::default();
         self.on_disk.each(|binary| {
             run.go_on()?;
+            if self.shard.is_some_and(|shard| !shard.contains(&binary.digest)) {
+                closure.elsewhere += 1;
+                return Ok(());
+            }
             closure.references += 1;
             while held.take_if(|row| name(row) < binary.digest)?.is_some() {
                 closure.unreferenced += 1;
@@ -79,6 +91,8 @@ pub struct Closure {
     pub missing: u64,
     /// Binaries of the backup that no document refers to.
     pub unreferenced: u64,
+    /// Binaries that documents refer to and that were not looked for, as they do not belong to the shard.
+    pub elsewhere: u64,
 }
 
 impl Closure {

@@ -30,7 +30,8 @@ use super::upload::{put_once, sweep_uploads};
 use crate::ledger::Series;
 use crate::model::digest::Digest;
 use crate::model::key::Key;
-use crate::model::point::{FORMAT, PointManifest, PointName};
+use crate::model::point::{FORMAT, PointManifest, PointName, SHARD_FORMAT};
+use crate::model::shard::Shard;
 use crate::repository::walk::Beside;
 
 /// How many binaries wait to be sent.
@@ -59,6 +60,21 @@ pub struct CopyOrder {
     pub scan_rate: Option<u32>,
 }
 
+impl CopyOrder {
+    /// The part of the repository that is copied; none if it is the whole.
+    fn shard(&self) -> Option<Shard> {
+        self.source.binaries.shard()
+    }
+
+    /// The name of the restore point that a run makes.
+    fn point_name(&self, run: &RunContext) -> PointName {
+        match self.shard() {
+            None => PointName::new(run.started, run.id),
+            Some(shard) => PointName::of_shard(run.started, run.id, shard, fastrand::u16(..)),
+        }
+    }
+}
+
 /// Runs a copy. Its result is the restore point: a new one, or the last one if nothing changed.
 pub async fn copy(run: &RunContext, order: &CopyOrder) -> anyhow::Result<Ended> {
     scan_all(run, order, None).await
@@ -73,7 +89,7 @@ async fn scan_all(run: &RunContext, order: &CopyOrder, job: Option<&str>) -> any
     let source = &order.source;
     source.open()?;
     let series = prepare(run, order).await?;
-    let name = PointName::new(run.started, run.id);
+    let name = order.point_name(run);
     let (head, needed) =
         source::read_head(run, source, &order.destination, &name, &series, Reread::IfIncomplete).await?;
     let Scanned { beside, fresh } = bring_binaries(run, order, &series).await?;
@@ -96,16 +112,17 @@ async fn scan_all(run: &RunContext, order: &CopyOrder, job: Option<&str>) -> any
 async fn prepare(run: &RunContext, order: &CopyOrder) -> anyhow::Result<Series> {
     let destination = &order.destination;
     sweep_uploads(run, destination).await?;
-    let (id, repository) = (destination.id, order.source.name.clone());
+    let (id, repository, shard) = (destination.id, order.source.name.clone(), order.shard());
     let open = move |run: &RunContext| {
-        let series = run.ledger.series(id, &repository)?;
-        Ok((series, run.ledger.is_learned(id)?))
+        let series = run.ledger.series_of(id, &repository, shard)?;
+        let learned = run.ledger.is_learned(id, series.id)?;
+        Ok((series, learned))
     };
     let (series, learned) = run.blocking(open.clone()).await?;
     let unknown = !learned || order.full;
     if unknown {
-        learn_objects(run, destination).await?;
-        learn_point(run, destination, &series, &order.source.name).await?;
+        learn_objects(run, destination, series.id, shard).await?;
+        learn_point(run, destination, &series, &order.source.name, shard).await?;
     }
     let (mut series, _) = run.blocking(open).await?;
     let of = series.id;
@@ -167,10 +184,10 @@ async fn classify(
     if !suspects.any() {
         return Ok(());
     }
-    let root = source::store_name(&order.source.binaries);
+    let store = order.source.binaries.clone();
     let (series, suspects) = (series.id, std::sync::Arc::clone(suspects));
     run.blocking(move |run| {
-        let mut recorder = SidecarRecorder::new(run, root);
+        let mut recorder = SidecarRecorder::new(run, source::store_name(&store));
         // A sidecar mostly comes with its binary, so that those of this run explain it; all others are many.
         let mut changes = Cursor::new(|after: Option<&Digest>| run.ledger.changes_after(series, after), |row| row.0);
         while let Some((binary, _)) = changes.take()? {
@@ -186,6 +203,7 @@ async fn classify(
         {
             suspects.explain(&binary, &mut recorder)?;
         }
+        suspects.explain_from_outside(run, &store, &mut recorder)?;
         recorder.flush()?;
         suspects.report_rest(run)
     })
@@ -207,7 +225,8 @@ fn refuse_implausible(run: &RunContext, order: &CopyOrder, series: &Series, besi
              If it was emptied on purpose, `holdfast run copy.NAME --allow-empty` says so"
         );
     }
-    if beside.foreign > 0 {
+    // That a shard is empty says nothing about the layout, where others are not.
+    if beside.foreign > 0 && !source::has_others(&order.source.binaries) {
         bail!(
             "scan `{root}`: none of the {} files or directories in it is a binary of its layout ({}): check `binaries` and `layout`",
             beside.foreign,
@@ -244,9 +263,10 @@ async fn finish(
     let lists = write_lists(run, destination, id, &lists, &name).await?;
     let (binaries, bytes) = last.as_ref().map_or((0, 0), |last| (last.binaries, last.bytes));
     let manifest = PointManifest {
-        format: FORMAT,
+        format: if order.shard().is_some() { SHARD_FORMAT } else { FORMAT },
         name: name.clone(),
         repository: order.source.name.clone(),
+        shard: order.shard(),
         created: run.started,
         complete,
         documents: head.documents,

@@ -18,6 +18,7 @@ use crate::model::digest::Digest;
 use crate::model::document::scan;
 use crate::model::key::Key;
 use crate::model::point::DocumentFile;
+use crate::model::shard::Shard;
 use crate::repository::documents::{each_line, short_hash};
 use crate::store::ByteRange;
 
@@ -137,6 +138,9 @@ pub struct Difference {
     pub from: String,
     /// The later one.
     pub to: String,
+    /// Where one of them is of a shard: the part of the repository whose binaries are compared.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shard: Option<Shard>,
     /// Binaries that only the later one has.
     pub binaries_added: Several,
     /// Binaries that only the earlier one has.
@@ -184,7 +188,8 @@ pub async fn difference(
     to: &Inspected,
     limit: usize,
 ) -> anyhow::Result<Difference> {
-    let difference = Difference { from: from.contents.name(), to: to.contents.name(), ..Difference::default() };
+    let shard = common_shard(&from.contents, &to.contents)?;
+    let difference = Difference { from: from.contents.name(), to: to.contents.name(), shard, ..Difference::default() };
     let (before, after) =
         (from.contents.list(run, &from.destination).await?, to.contents.list(run, &to.destination).await?);
     let difference = run
@@ -197,6 +202,21 @@ pub async fn difference(
     compare_documents(run, from, to, limit, difference).await
 }
 
+/// What two backups can be compared in.
+fn common_shard(from: &Contents, to: &Contents) -> anyhow::Result<Option<Shard>> {
+    let (Some(one), Some(other)) = (from.shard(), to.shard()) else { return Ok(from.shard().or(to.shard())) };
+    let common = one.intersection(&other);
+    if common.is_none() {
+        bail!(
+            "compare {} with {}: they are of the shards {one} and {other}, which have no binary in common: choose two of \
+             the same shard",
+            from.name(),
+            to.name()
+        );
+    }
+    Ok(common)
+}
+
 fn compare_binaries(
     run: &RunContext,
     before: &Scratch,
@@ -204,12 +224,19 @@ fn compare_binaries(
     limit: usize,
     difference: &mut Difference,
 ) -> anyhow::Result<()> {
+    let shard = difference.shard;
+    let is_meant = |binary: &Listed| shard.is_none_or(|shard| shard.contains(&binary.digest));
     let mut left = Cursor::new(|after: Option<&Digest>| before.page(after), |binary: &Listed| binary.digest);
     let name = |digest: &Digest| digest.to_string();
     after.each(|binary| {
         run.go_on()?;
+        if !is_meant(binary) {
+            return Ok(());
+        }
         while let Some(gone) = left.take_if(|left| left.digest < binary.digest)? {
-            difference.binaries_removed.add(limit, || name(&gone.digest));
+            if is_meant(&gone) {
+                difference.binaries_removed.add(limit, || name(&gone.digest));
+            }
         }
         if left.take_if(|left| left.digest == binary.digest)?.is_none() {
             difference.binaries_added.add(limit, || name(&binary.digest));
@@ -217,7 +244,9 @@ fn compare_binaries(
         Ok(())
     })?;
     while let Some(gone) = left.take()? {
-        difference.binaries_removed.add(limit, || name(&gone.digest));
+        if is_meant(&gone) {
+            difference.binaries_removed.add(limit, || name(&gone.digest));
+        }
     }
     Ok(())
 }

@@ -1,22 +1,56 @@
 //! What is at a destination, learned by listing it: for a ledger that is new, lost or doubted.
 
-use anyhow::Context as _;
-
 use super::catalogue;
 use super::context::{Destination, RunContext, is_cancelled};
-use super::list::{Removals, read_lists};
-use crate::ledger::{Listed, Series};
+use super::list::{Removals, check_within, read_lists};
+use super::upload::{abandoned, abort};
+use crate::ledger::{Listed, Scratch, Series, SeriesId};
 use crate::model::key::{BINARIES, Key};
+use crate::model::shard::Shard;
 use crate::store::ErrorKind;
 
-/// Makes the index what a listing of the binaries finds, and takes away uploads that nobody will end.
-pub async fn learn_objects(run: &RunContext, destination: &Destination) -> anyhow::Result<()> {
+/// Makes the index what a listing of the binaries finds, and takes away uploads that nobody will end. Of the binaries,
+/// those in the shard of the series are listed; all if it has none.
+pub async fn learn_objects(
+    run: &RunContext,
+    destination: &Destination,
+    series: SeriesId,
+    shard: Option<Shard>,
+) -> anyhow::Result<()> {
     run.report.phase("listing the destination", "binaries", None);
     let mut listing = run.blocking(|run| run.ledger.scratch()).await?;
+    match shard {
+        None => listing = list_below(run, destination, BINARIES, listing).await?,
+        Some(shard) => {
+            for first in shard.bytes() {
+                listing = list_below(run, destination, &Key::binaries_below(first), listing).await?;
+            }
+        }
+    }
+    let id = destination.id;
+    let of = shard.map(|shard| (series, shard));
+    let repaired = run.blocking(move |run| run.ledger.replace_objects(id, &listing, of)).await?;
+    for digest in &repaired.resized {
+        run.report.problem(
+            "damaged",
+            Key::binary(digest).as_str(),
+            "the object at the destination does not have the size it was sent with: take it away by hand, then copy with --full",
+        );
+    }
+    sweep_unknown_uploads(run, destination).await
+}
+
+/// Adds the binaries to a listing whose keys begin with `prefix`.
+async fn list_below(
+    run: &RunContext,
+    destination: &Destination,
+    prefix: &str,
+    mut listing: Scratch,
+) -> anyhow::Result<Scratch> {
     let mut token = None;
     loop {
         run.go_on()?;
-        let page = destination.store.list(BINARIES, token.as_ref()).await?;
+        let page = destination.store.list(prefix, token.as_ref()).await?;
         run.report.advance(page.objects.len() as u64);
         listing = run
             .blocking(move |_| {
@@ -30,25 +64,15 @@ pub async fn learn_objects(run: &RunContext, destination: &Destination) -> anyho
             .await?;
         token = page.next;
         if token.is_none() {
-            break;
+            return Ok(listing);
         }
     }
-    let id = destination.id;
-    let repaired = run.blocking(move |run| run.ledger.replace_objects(id, &listing)).await?;
-    for digest in &repaired.resized {
-        run.report.problem(
-            "damaged",
-            Key::binary(digest).as_str(),
-            "the object at the destination does not have the size it was sent with: take it away by hand, then copy with --full",
-        );
-    }
-    sweep_unknown_uploads(run, destination).await
 }
 
-/// Aborts what lies unfinished below our prefix and is of no run under way. One prefix belongs to one state
-/// directory, whose lock we hold, so it can only be left over.
+/// Aborts what lies unfinished below our prefix, is of no run under way, and was begun so long ago that it can only be
+/// left over: others may have a part of the same repository, or another one, on its way to the same prefix.
 async fn sweep_unknown_uploads(run: &RunContext, destination: &Destination) -> anyhow::Result<()> {
-    let found = match destination.store.unfinished("").await {
+    let found = match abandoned(run, destination, "").await {
         // Without the right to list uploads, those that the ledger knows of are all we can take away.
         Err(error) if error.kind == ErrorKind::Denied => {
             run.report.notice("upload", destination.name.clone(), format!("{error}"));
@@ -60,11 +84,7 @@ async fn sweep_unknown_uploads(run: &RunContext, destination: &Destination) -> a
     // Asked for after the listing: an upload is recorded before it begins.
     let live = run.blocking(move |run| run.ledger.live_uploads(id)).await?;
     for unfinished in found.into_iter().filter(|unfinished| !live.contains(&unfinished.key)) {
-        destination
-            .store
-            .abort(&unfinished)
-            .await
-            .with_context(|| format!("abort the upload of `{}`", unfinished.key))?;
+        abort(destination, &unfinished).await?;
         run.blocking(move |run| run.ledger.end_upload(id, &unfinished.key)).await?;
     }
     Ok(())
@@ -77,6 +97,7 @@ pub async fn learn_point(
     destination: &Destination,
     series: &Series,
     repository: &str,
+    shard: Option<Shard>,
 ) -> anyhow::Result<()> {
     if let Some(last) = &series.last {
         match destination.store.head(&Key::in_point(&last.name, "point.json")).await {
@@ -88,18 +109,21 @@ pub async fn learn_point(
         let id = series.id;
         run.blocking(move |run| run.ledger.forget_point(id)).await?;
     }
-    adopt_newest_point(run, destination, series, repository).await
+    adopt_newest_point(run, destination, series, repository, shard).await
 }
 
-/// Finds the newest restore point of a repository at the destination and takes it as the last of the series.
+/// Finds the newest restore point of a repository, or of a shard of it, at the destination and takes it as the last of
+/// the series.
 async fn adopt_newest_point(
     run: &RunContext,
     destination: &Destination,
     series: &Series,
     repository: &str,
+    shard: Option<Shard>,
 ) -> anyhow::Result<()> {
     let names = catalogue::names(destination).await?;
-    for name in names.points.iter().rev() {
+    // Those of other shards hold nothing of this one, and there may be very many.
+    for name in names.points.iter().rev().filter(|name| name.shard() == shard) {
         run.go_on()?;
         let manifest = match catalogue::point(destination, Some(&run.ledger), name).await {
             Ok(manifest) if manifest.repository == repository => manifest,
@@ -111,7 +135,8 @@ async fn adopt_newest_point(
             }
         };
         let scratch = run.blocking(|run| run.ledger.scratch()).await?;
-        match read_lists(run, destination, &manifest.lists, scratch, Removals::Applied).await {
+        let members = read_lists(run, destination, &manifest.lists, scratch, Removals::Applied).await;
+        match members.and_then(|members| check_within(members, shard)) {
             Ok(members) => {
                 let id = series.id;
                 return run.blocking(move |run| run.ledger.adopt_point(id, &manifest, &members)).await;

@@ -18,6 +18,7 @@ use crate::ledger::{Ledger, Listed, Scratch, SeriesId};
 use crate::model::digest::Digest;
 use crate::model::key::Key;
 use crate::model::point::{ListFile, PointName};
+use crate::model::shard::Shard;
 use crate::store::ErrorKind;
 
 /// The longest line there can be: a sign, 64 digits, a size.
@@ -93,6 +94,19 @@ pub async fn read_lists(
         .with_context(|| format!("read the list `{}`", list.key))?;
     }
     Ok(into)
+}
+
+/// A list of a shard that has binaries of others in it is damaged, or forged.
+pub fn check_within(listed: Scratch, shard: Option<Shard>) -> anyhow::Result<Scratch> {
+    if let Some(shard) = shard
+        && let Some((first, last)) = listed.ends()?
+    {
+        let outside = [first, last].into_iter().find(|digest| !shard.contains(digest));
+        if let Some(digest) = outside {
+            bail!("binary {digest} does not belong to the shard {shard} that it is listed in: the list is damaged");
+        }
+    }
+    Ok(listed)
 }
 
 /// What becomes of a binary that a list takes away.

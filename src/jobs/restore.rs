@@ -7,6 +7,7 @@ mod archive;
 mod compare;
 pub mod contents;
 pub mod directory;
+mod elsewhere;
 mod fetch;
 mod install;
 pub mod origin;
@@ -24,6 +25,7 @@ use super::context::{Ended, RunContext};
 use crate::ledger::Scratch;
 use crate::model::digest::Digest;
 use crate::model::run::{Outcome, RunFilter};
+use crate::model::shard::Shard;
 use crate::repository::binaries::BinaryStore;
 use crate::repository::documents::{DocumentSink, DocumentSource};
 use compare::Comparison;
@@ -108,12 +110,17 @@ pub struct RestorePlan {
     pub quarantine: u64,
     /// Free bytes on the file system they go to.
     pub free_bytes: u64,
+    /// The part of the repository that this is about; nothing else is touched. None for the whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shard: Option<Shard>,
 }
 
 /// A plan with everything that is needed to carry it out.
 #[derive(Debug)]
 struct Prepared {
     plan: RestorePlan,
+    /// The order, about the part of the repository that the backup is of.
+    order: RestoreOrder,
     contents: Contents,
     /// Every binary of the backup that was asked for.
     listed: Scratch,
@@ -137,7 +144,8 @@ pub async fn plan(run: &RunContext, order: &RestoreOrder) -> anyhow::Result<Rest
 /// Runs a restore. Until everything is fetched and checked the repository is not touched; after an error it is as
 /// before.
 pub async fn restore(run: &RunContext, order: &RestoreOrder) -> anyhow::Result<Ended> {
-    let Prepared { plan, contents, listed, comparison } = prepare(run, order).await?;
+    let Prepared { plan, order, contents, listed, comparison } = prepare(run, order).await?;
+    let order = &order;
     if !comparison.documents.is_empty() {
         target::check_target(run, order).await?;
     } else if comparison.surplus_count > 0 {
@@ -201,6 +209,9 @@ fn give_up(run: &RunContext, staging: &Staging, error: anyhow::Error) -> anyhow:
 async fn prepare(run: &RunContext, order: &RestoreOrder) -> anyhow::Result<Prepared> {
     run.report.phase("reading what the backup holds", "binaries", None);
     let contents = order.from.open(run, &order.only).await?;
+    // From here on nobody sees more of the store than the backup is of.
+    let order = RestoreOrder { binaries: order.binaries.clone().within(contents.shard()), ..order.clone() };
+    let order = &order;
     let listed = order.from.list(run, &contents).await?;
     run.report.count(|counts| counts.size = contents.size());
     let listed = only(run, order, listed).await?;
@@ -209,6 +220,7 @@ async fn prepare(run: &RunContext, order: &RestoreOrder) -> anyhow::Result<Prepa
     if let Contents::Directory(directory) = &contents {
         comparison = directory.keep_needed(run, order, comparison).await?;
     }
+    let (listed, comparison) = elsewhere::check_documents(run, order, &contents, listed, comparison).await?;
     let plan = RestorePlan {
         from: contents.name(),
         binaries_to: order.binaries.root().to_owned(),
@@ -220,8 +232,9 @@ async fn prepare(run: &RunContext, order: &RestoreOrder) -> anyhow::Result<Prepa
         keep: comparison.keep,
         quarantine: comparison.surplus_count,
         free_bytes: staging::free_bytes(&order.binaries)?,
+        shard: contents.shard(),
     };
-    Ok(Prepared { plan, contents, listed, comparison })
+    Ok(Prepared { plan, order: order.clone(), contents, listed, comparison })
 }
 
 /// Leaves of the list what was asked for; a binary that the backup does not have is an error.

@@ -6,22 +6,33 @@ use super::context::RunContext;
 use crate::ledger::{Listed, Scratch};
 use crate::model::digest::Digest;
 use crate::model::layout::{Layout, Owner, is_mime_type};
+use crate::repository::binaries::BinaryStore;
+use crate::repository::walk::{Found, Walk};
 
 /// How many sidecars are recorded in one transaction.
 const BATCH: usize = 1000;
+/// As long as one in so many of the files that were looked at holds a mime type of which the binary is not known, that
+/// is few.
+const FEW: u64 = 16;
+/// How many threads walk the other shards.
+const WALKERS: usize = 2;
 
 /// The files of one run whose content is not their name; which of them are sidecars is known when all names are.
 #[derive(Debug)]
 pub struct Suspects {
     layout: Layout,
-    found: Mutex<Found>,
+    found: Mutex<Unexplained>,
 }
 
 #[derive(Debug)]
-struct Found {
+struct Unexplained {
     files: Scratch,
     /// How many have not been explained.
     left: u64,
+    /// How many of those hold no mime type, so that they may be damage.
+    plain: u64,
+    /// A directory outside of the shard that could not be read, and why: the names in it are not known.
+    unseen: Option<String>,
 }
 
 const PLAIN: i64 = 0;
@@ -32,7 +43,7 @@ const UNREAD: i64 = 2;
 impl Suspects {
     /// No suspects yet.
     pub fn new(run: &RunContext, layout: &Layout) -> anyhow::Result<Arc<Self>> {
-        let found = Mutex::new(Found { files: run.ledger.scratch()?, left: 0 });
+        let found = Mutex::new(Unexplained { files: run.ledger.scratch()?, left: 0, plain: 0, unseen: None });
         Ok(Arc::new(Self { layout: layout.clone(), found }))
     }
 
@@ -41,6 +52,7 @@ impl Suspects {
         let mime_type = is_orphaned_sidecar(&self.layout, small);
         let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
         found.left += 1;
+        found.plain += u64::from(!mime_type);
         let mark = if mime_type { MIME_TYPE } else { PLAIN };
         found.files.put(&Listed { digest, bytes: Some(bytes), mark })
     }
@@ -67,10 +79,50 @@ impl Suspects {
         let Some(names) = self.layout.sidecars_of(binary) else { return Ok(()) };
         let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
         for name in names {
-            if found.files.get(&name)?.is_some_and(|file| file.mark != UNREAD) {
+            if let Some(file) = found.files.get(&name)?.filter(|file| file.mark != UNREAD) {
                 found.files.take(&name)?;
                 found.left -= 1;
+                found.plain -= u64::from(file.mark == PLAIN);
                 recorder.add(name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Explains what is left by the names outside of the part of the store that was walked: the name of a sidecar is
+    /// that of no content, so it mostly belongs to another shard than its binary.
+    ///
+    /// That costs a walk over all other names. What holds a mime type is no damage whosever it is, and to read it once
+    /// more the next time costs less as long as there is little of it.
+    pub fn explain_from_outside(
+        &self,
+        run: &RunContext,
+        store: &BinaryStore,
+        recorder: &mut SidecarRecorder<'_>,
+    ) -> anyhow::Result<()> {
+        let (left, plain) = {
+            let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+            (found.left, found.plain)
+        };
+        let many = left.saturating_mul(FEW) > run.report.counts().examined;
+        let Some(shard) = store.shard().filter(|_| plain > 0 || left > 0 && many) else { return Ok(()) };
+        if self.layout.owner != Owner::Modeshape {
+            return Ok(());
+        }
+        run.report.say("looking in the other shards for the binaries of sidecars");
+        for part in shard.rest() {
+            for found in Walk::begin(&store.clone().within(Some(part)), WALKERS)? {
+                run.go_on()?;
+                match found {
+                    Found::Binaries(batch) => batch.iter().try_for_each(|binary| self.explain(binary, recorder))?,
+                    Found::Unreadable { path, cause, .. } => {
+                        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+                        found.unseen = Some(format!("`{}` cannot be read: {cause}", path.display()));
+                    }
+                }
+                if !self.any() {
+                    return Ok(());
+                }
             }
         }
         Ok(())
@@ -94,6 +146,15 @@ impl Suspects {
                 }
                 UNREAD => return Ok(()),
                 _ => {}
+            }
+            if let Some(unseen) = &found.unseen {
+                let message = format!(
+                    "the content does not have the digest in its name; whether it is the sidecar of a binary in another \
+                     shard cannot be told, as {unseen}"
+                );
+                run.report.count(|counts| counts.failed += 1);
+                run.report.problem("unexplained", file.digest.to_string(), message);
+                return Ok(());
             }
             report_damaged(run, &file.digest, file.bytes.unwrap_or_default());
             Ok(())

@@ -11,10 +11,12 @@ use super::context::{Destination, RunContext};
 use super::upload::put_once;
 use crate::ledger::{Scratch, Series};
 use crate::model::archive::DAMAGED_DOCUMENTS;
+use crate::model::branch::{Branch, Place};
 use crate::model::digest::{Algorithm, Digest};
 use crate::model::key::Key;
 use crate::model::point::{DocumentFile, DocumentSet, PointName, RecordFile};
 use crate::repository::binaries::{BinaryStore, open_regular};
+use crate::repository::branches::Lister;
 use crate::repository::documents::{
     DocumentReport, DocumentSource, Earlier, OpenDocuments, PackedDocuments, SeenDocuments,
 };
@@ -49,6 +51,21 @@ impl RepositorySource {
     /// An error if the store is not there or cannot be read, before anything is done.
     pub fn open(&self) -> anyhow::Result<()> {
         BinaryStore::open(self.binaries.root(), self.binaries.layout()).map(drop)
+    }
+}
+
+/// Whether a part of a store is empty while another is not.
+pub fn has_others(store: &BinaryStore) -> bool {
+    let mut others = false;
+    let listed =
+        Lister::default().list(&store.clone().within(None), &Branch::ROOT, |place| others |= !includes(store, &place));
+    listed.is_ok() && others
+}
+
+fn includes(store: &BinaryStore, place: &Place) -> bool {
+    match place {
+        Place::Branch(branch) => store.may_include_below(branch.digits()),
+        Place::Binary(digest) => store.includes(digest),
     }
 }
 

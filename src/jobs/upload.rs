@@ -8,12 +8,14 @@ use anyhow::Context as _;
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
+use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::context::{Destination, RunContext, is_cancelled};
+use crate::ledger::OpenUpload;
 use crate::model::digest::{Algorithm, Digest, Hasher};
 use crate::model::key::Key;
-use crate::store::{ErrorKind, PartReceipt, StoreError, Upload};
+use crate::store::{ErrorKind, PartReceipt, StoreError, Unfinished, Upload};
 
 /// The size of a part: the body of one request, held in memory until it is answered.
 pub const PART_BYTES: usize = 8 << 20;
@@ -21,6 +23,9 @@ pub const PART_BYTES: usize = 8 << 20;
 const PARTS_IN_FLIGHT: usize = 2;
 /// S3 takes at most 10,000 parts; what is left is for content that turns out longer than it looked.
 const PARTS_AIMED_AT: u64 = 9_000;
+/// Whoever began an upload this long ago and has not ended it never will: the largest object takes less time. One that
+/// is younger, and that our ledger does not know by its name, may be somebody else's under way.
+const ABANDONED_AFTER: SignedDuration = SignedDuration::from_hours(7 * 24);
 
 /// The size of the parts for an object of about this size.
 pub fn part_bytes_for(object_bytes: u64) -> usize {
@@ -184,10 +189,10 @@ impl<T> Streamed<T> {
         let result = match self.way {
             Way::Single(body) => destination.store.put(&self.key, body, &self.digest).await,
             Way::Parts(upload, receipts) => {
-                let unfinished = upload.unfinished();
+                let (unfinished, twin) = (upload.unfinished(), upload.has_a_lost_twin());
                 let result = upload.complete(receipts).await;
                 if result.is_ok() || destination.store.abort(&unfinished).await.is_ok() {
-                    end_upload(run, destination, &self.key).await?;
+                    close_upload(run, destination, &self.key, twin).await?;
                 }
                 result
             }
@@ -203,12 +208,22 @@ impl<T> Streamed<T> {
 }
 
 async fn discard(run: &RunContext, destination: &Destination, key: &Key, way: Way) {
-    if let Way::Parts(upload, _) = way
-        && upload.abort().await.is_ok()
-        && let Err(error) = end_upload(run, destination, key).await
+    let Way::Parts(upload, _) = way else { return };
+    let twin = upload.has_a_lost_twin();
+    if upload.abort().await.is_ok()
+        && let Err(error) = close_upload(run, destination, key, twin).await
     {
         run.report.notice("upload", key.as_str(), format!("{error:#}"));
     }
+}
+
+/// Records that an upload has ended. One of the same key whose name we were not told stays on record.
+async fn close_upload(run: &RunContext, destination: &Destination, key: &Key, twin: bool) -> anyhow::Result<()> {
+    if !twin {
+        return end_upload(run, destination, key).await;
+    }
+    let (id, key) = (destination.id, key.clone());
+    run.blocking(move |run| run.ledger.name_upload(id, &key, None)).await
 }
 
 async fn end_upload(run: &RunContext, destination: &Destination, key: &Key) -> anyhow::Result<()> {
@@ -230,7 +245,12 @@ async fn send_parts(
     let (id, recorded) = (destination.id, key.clone());
     run.blocking(move |run| run.ledger.begin_upload(id, &recorded, run.id)).await?;
     let upload = destination.store.begin(key).await?;
-    match send_all(upload.as_ref(), first, &mut parts).await {
+    let (named, name) = (key.clone(), upload.unfinished().id);
+    let sent = match run.blocking(move |run| run.ledger.name_upload(id, &named, Some(&name))).await {
+        Ok(()) => send_all(upload.as_ref(), first, &mut parts).await,
+        Err(error) => Err(error),
+    };
+    match sent {
         Ok(receipts) => Ok(Way::Parts(upload, receipts)),
         Err(error) => {
             discard(run, destination, key, Way::Parts(upload, Vec::new())).await;
@@ -306,19 +326,39 @@ pub async fn put_once(destination: &Destination, key: &Key, content: Bytes) -> a
     }
 }
 
-/// Takes away the uploads that runs began at this destination and did not end. Those of runs under way are theirs.
+/// Takes away the uploads that runs began at this destination and did not end. Those of runs under way are theirs, and
+/// those of others at the same destination are told from ours by their names.
 pub async fn sweep_uploads(run: &RunContext, destination: &Destination) -> anyhow::Result<()> {
     let id = destination.id;
     let open = run.blocking(move |run| run.ledger.open_uploads(id)).await?;
-    for upload in open {
-        for unfinished in destination.store.unfinished(upload.key.as_str()).await? {
-            destination
-                .store
-                .abort(&unfinished)
-                .await
-                .with_context(|| format!("abort the upload of `{}`", upload.key))?;
+    for OpenUpload { key, id, .. } in open {
+        let ours = match id {
+            Some(id) => vec![Unfinished { key: key.clone(), id, since: None }],
+            // It was cut before we were told its name, so it has no parts.
+            None => abandoned(run, destination, key.as_str()).await?,
+        };
+        for unfinished in ours {
+            abort(destination, &unfinished).await?;
         }
-        end_upload(run, destination, &upload.key).await?;
+        end_upload(run, destination, &key).await?;
     }
     Ok(())
+}
+
+/// The unfinished uploads below a prefix that nobody can have under way any more, whosever they were.
+pub async fn abandoned(
+    run: &RunContext,
+    destination: &Destination,
+    prefix: &str,
+) -> Result<Vec<Unfinished>, StoreError> {
+    let long_ago = run.clock.now().saturating_sub(ABANDONED_AFTER).unwrap_or(Timestamp::MIN);
+    let mut found = destination.store.unfinished(prefix).await?;
+    found.retain(|unfinished| unfinished.since.is_some_and(|since| since < long_ago));
+    Ok(found)
+}
+
+/// Takes an unfinished upload away.
+pub async fn abort(destination: &Destination, unfinished: &Unfinished) -> anyhow::Result<()> {
+    let aborted = destination.store.abort(unfinished).await;
+    aborted.with_context(|| format!("abort the upload of `{}`", unfinished.key))
 }

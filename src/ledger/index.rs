@@ -13,6 +13,7 @@ use crate::model::digest::Digest;
 use crate::model::key::Key;
 use crate::model::point::PointManifest;
 use crate::model::run::RunId;
+use crate::model::shard::Shard;
 
 /// How many rows of the index are read at once: a long reader would keep SQLite from tidying its log.
 const PAGE_ROWS: u32 = 8192;
@@ -26,7 +27,7 @@ impl DestinationId {
     pub const UNKNOWN: Self = Self(0);
 }
 
-/// The restore points of one repository at one destination.
+/// The restore points of one repository, or of one shard of it, at one destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SeriesId(i64);
 
@@ -107,6 +108,8 @@ pub struct OpenUpload {
     pub key: Key,
     /// Whose it was.
     pub run: RunId,
+    /// The store's name for it, if it was told.
+    pub id: Option<String>,
 }
 
 impl Ledger {
@@ -148,21 +151,35 @@ impl Ledger {
         Ok(())
     }
 
-    /// Whether the index of this destination began with a listing.
-    pub fn is_learned(&self, destination: DestinationId) -> anyhow::Result<bool> {
+    /// Whether the index of this destination began with a listing, as far as it concerns this series.
+    pub fn is_learned(&self, destination: DestinationId, series: SeriesId) -> anyhow::Result<bool> {
         self.connection()
-            .query_row("SELECT learned FROM destinations WHERE id = ?", [destination], |row| row.get(0))
+            .query_row(
+                "SELECT (SELECT learned FROM destinations WHERE id = ?) OR (SELECT learned FROM series WHERE id = ?)",
+                params![destination, series],
+                |row| row.get(0),
+            )
             .context("read the destinations")
     }
 
-    /// Makes the index of a destination what a listing found.
-    pub fn replace_objects(&self, destination: DestinationId, listing: &Scratch) -> anyhow::Result<Repaired> {
+    /// Makes the index of a destination what a listing found: all of it, or what it has of the shard of a series.
+    pub fn replace_objects(
+        &self,
+        destination: DestinationId,
+        listing: &Scratch,
+        of: Option<(SeriesId, Shard)>,
+    ) -> anyhow::Result<Repaired> {
+        let shard = of.map(|(_, shard)| shard);
         let mut connection = self.connection();
         let transaction = connection.transaction()?;
         let mut repaired = Repaired::default();
-        let mut after = Vec::new();
+        // Right before the first digest that begins with this byte.
+        let mut after = shard.map_or(Vec::new(), |shard| vec![*shard.bytes().start()]);
         loop {
-            let page = objects_after(&transaction, destination, &after)?;
+            let mut page = objects_after(&transaction, destination, &after)?;
+            if let Some(shard) = shard {
+                page.truncate(page.partition_point(|(digest, _)| shard.contains(digest)));
+            }
             let Some(last) = page.last() else { break };
             after = last.0.as_bytes().to_vec();
             for (digest, bytes) in page {
@@ -182,8 +199,13 @@ impl Ledger {
             repaired.found += put_object(&transaction, destination, &object.digest, object.bytes.unwrap_or_default())?;
             Ok(())
         })?;
-        transaction.execute("UPDATE destinations SET learned = 1 WHERE id = ?", [destination])?;
-        transaction.execute("UPDATE series SET under_way = 1 WHERE destination = ?", [destination])?;
+        match of {
+            Some((series, _)) => transaction.execute("UPDATE series SET learned = 1 WHERE id = ?", [series])?,
+            None => transaction.execute("UPDATE destinations SET learned = 1 WHERE id = ?", [destination])?,
+        };
+        for series in series_that_meet(&transaction, destination, shard)? {
+            transaction.execute("UPDATE series SET under_way = 1 WHERE id = ?", [series])?;
+        }
         transaction.commit().context("record a listing")?;
         Ok(repaired)
     }
@@ -199,6 +221,19 @@ impl Ledger {
 
     /// The series of a repository at a destination, new ones included.
     pub fn series(&self, destination: DestinationId, repository: &str) -> anyhow::Result<Series> {
+        self.series_of(destination, repository, None)
+    }
+
+    /// The series of a repository, or of a shard of it, at a destination, new ones included. Each has its own last
+    /// restore point.
+    pub fn series_of(
+        &self,
+        destination: DestinationId,
+        repository: &str,
+        shard: Option<Shard>,
+    ) -> anyhow::Result<Series> {
+        // No repository has a slash in its name.
+        let repository = shard.map_or_else(|| repository.to_owned(), |shard| format!("{repository}/{shard}"));
         let connection = self.connection();
         connection
             .execute(
@@ -481,9 +516,18 @@ impl Ledger {
     /// Records that an upload in parts is about to begin, so that a crash leaves nothing that nobody knows of.
     pub fn begin_upload(&self, destination: DestinationId, key: &Key, run: RunId) -> anyhow::Result<()> {
         self.connection()
-            .prepare_cached("INSERT OR REPLACE INTO uploads (destination, key, run) VALUES (?, ?, ?)")?
+            .prepare_cached("INSERT OR REPLACE INTO uploads (destination, key, run, id) VALUES (?, ?, ?, NULL)")?
             .execute(params![destination, key.as_str(), run.get()])
             .context("record an upload")?;
+        Ok(())
+    }
+
+    /// Records what the store calls an upload that has begun, by which it is told from those of others.
+    pub fn name_upload(&self, destination: DestinationId, key: &Key, id: Option<&str>) -> anyhow::Result<()> {
+        self.connection()
+            .prepare_cached("UPDATE uploads SET id = ? WHERE destination = ? AND key = ?")?
+            .execute(params![id, destination, key.as_str()])
+            .context("record the name of an upload")?;
         Ok(())
     }
 
@@ -508,14 +552,15 @@ impl Ledger {
     pub fn open_uploads(&self, destination: DestinationId) -> anyhow::Result<Vec<OpenUpload>> {
         let connection = self.connection();
         let mut statement = connection.prepare(
-            "SELECT key, run FROM uploads
+            "SELECT key, run, id FROM uploads
              WHERE destination = ? AND run NOT IN (SELECT id FROM runs WHERE outcome IS NULL)",
         )?;
         let rows = statement
-            .query_map([destination], |row| Ok((row.get::<_, String>(0)?, RunId::new(row.get(1)?))))?
+            .query_map([destination], |row| Ok((row.get::<_, String>(0)?, RunId::new(row.get(1)?), row.get(2)?)))?
             .collect::<Result<Vec<_>, _>>()
             .context("read the open uploads")?;
-        Ok(rows.into_iter().filter_map(|(key, run)| Key::parse(&key).map(|key| OpenUpload { key, run })).collect())
+        let open = |(key, run, id): (String, _, _)| Some(OpenUpload { key: Key::parse(&key)?, run, id });
+        Ok(rows.into_iter().filter_map(open).collect())
     }
 
     /// The keys that runs under way are uploading to.
@@ -530,6 +575,21 @@ impl Ledger {
             .context("read the uploads under way")?;
         Ok(keys.iter().filter_map(|key| Key::parse(key)).collect())
     }
+}
+
+/// The series at a destination that may have binaries of this shard in them; all for the whole.
+fn series_that_meet(
+    transaction: &Transaction<'_>,
+    destination: DestinationId,
+    shard: Option<Shard>,
+) -> rusqlite::Result<Vec<SeriesId>> {
+    let mut statement = transaction.prepare_cached("SELECT id, repository FROM series WHERE destination = ?")?;
+    let all = statement.query_map([destination], |row| Ok((SeriesId(row.get(0)?), row.get::<_, String>(1)?)))?;
+    let meets = |repository: &str| {
+        let other: Option<Shard> = repository.split_once('/').and_then(|(_, shard)| shard.parse().ok());
+        shard.zip(other).is_none_or(|(shard, other)| shard.overlaps(&other))
+    };
+    all.filter_map(|row| row.map(|(id, repository)| meets(&repository).then_some(id)).transpose()).collect()
 }
 
 /// The size of a binary in the last restore point, if that has it.

@@ -140,6 +140,10 @@ CREATE TABLE scans (               -- scans that were cut
     reached BLOB NOT NULL          -- the binary they had come to
 );
 ",
+    "
+ALTER TABLE series ADD COLUMN learned INTEGER NOT NULL DEFAULT 0;  -- of a shard: whether a listing found its objects
+ALTER TABLE uploads ADD COLUMN id TEXT;  -- the store's name for it; null until that is known
+",
 ];
 
 /// Sets the connection up and brings the tables to this program's version.

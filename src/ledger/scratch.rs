@@ -101,6 +101,18 @@ impl Scratch {
         }
     }
 
+    /// The first binary and the last, if there are any.
+    pub fn ends(&self) -> anyhow::Result<Option<(Digest, Digest)>> {
+        let end = |sql: &str| {
+            self.connection
+                .query_row(sql, [], |row| read_digest(row, 0))
+                .optional()
+                .context("read from the scratch file")
+        };
+        Ok(end("SELECT digest FROM binaries ORDER BY digest LIMIT 1")?
+            .zip(end("SELECT digest FROM binaries ORDER BY digest DESC LIMIT 1")?))
+    }
+
     /// The binary of this digest, or the nearest one before it.
     pub fn nearest(&self, digest: &Digest) -> anyhow::Result<Option<Listed>> {
         self.connection

@@ -28,6 +28,11 @@ impl Key {
         Self(format!("{BINARIES}{}/{}/{}/{name}", &name[..2], &name[2..4], &name[4..6]))
     }
 
+    /// What the keys of all binaries begin with whose digests begin with this byte.
+    pub fn binaries_below(first: u8) -> String {
+        format!("{BINARIES}{first:02x}/")
+    }
+
     /// A file of a restore point: its manifest, documents, list of binaries or records.
     pub fn in_point(point: &PointName, file: &str) -> Self {
         Self(format!("{POINTS}{point}/{file}"))

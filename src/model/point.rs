@@ -10,11 +10,17 @@ use serde::{Deserialize, Serialize};
 use crate::model::digest::Digest;
 use crate::model::key::Key;
 use crate::model::run::RunId;
+use crate::model::shard::Shard;
 
 /// The version of the formats in `docs/format.md` that this program writes and reads.
 pub const FORMAT: u32 = 1;
+/// That of the manifest of a shard's restore point. A program that knows nothing of shards would take such a point for
+/// one of the whole repository, and on a restore take away all that is not in it: so it must not read it.
+pub const SHARD_FORMAT: u32 = 2;
 
-/// The name of a restore point: the time in UTC and the run that made it, `20261122T073500Z-12`.
+/// The name of a restore point: the time in UTC and the run that made it, `20261122T073500Z-12`; that of a shard has
+/// its range and a random number as well, `20261122T073500Z-12-007f-5e1c`, as those who copy other shards count their
+/// runs by themselves.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PointName(String);
 
@@ -27,6 +33,16 @@ impl PointName {
     /// The name of the point that `run` makes at `time`.
     pub fn new(time: Timestamp, run: RunId) -> Self {
         Self(format!("{}-{run}", time.to_zoned(TimeZone::UTC).strftime("%Y%m%dT%H%M%SZ")))
+    }
+
+    /// The name of the point of a shard; `random` tells apart what equal runs at the same time make by mistake.
+    pub fn of_shard(time: Timestamp, run: RunId, shard: Shard, random: u16) -> Self {
+        Self(format!("{}-{}-{random:04x}", Self::new(time, run), shard.digits()))
+    }
+
+    /// The shard that it is of; none for the whole repository.
+    pub fn shard(&self) -> Option<Shard> {
+        Shard::from_digits(self.0.split('-').nth(2)?)
     }
 }
 
@@ -47,7 +63,12 @@ impl FromStr for PointName {
 
     fn from_str(text: &str) -> Result<Self, InvalidPointName> {
         let digits = |text: &str, len: usize| text.len() == len && text.bytes().all(|b| b.is_ascii_digit());
+        let of_shard = |rest: &str| {
+            let random = |text: &str| text.len() == 4 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+            rest.split_once('-').is_some_and(|(shard, number)| Shard::from_digits(shard).is_some() && random(number))
+        };
         let sound = text.split_once('-').is_some_and(|(time, run)| {
+            let (run, shard) = run.split_once('-').map_or((run, None), |(run, shard)| (run, Some(shard)));
             time.is_ascii()
                 && time.len() == 16
                 && digits(&time[..8], 8)
@@ -56,6 +77,7 @@ impl FromStr for PointName {
                 && &time[15..] == "Z"
                 && !run.is_empty()
                 && digits(run, run.len())
+                && shard.is_none_or(of_shard)
         });
         if sound { Ok(Self(text.to_owned())) } else { Err(InvalidPointName(text.to_owned())) }
     }
@@ -76,12 +98,15 @@ impl<'de> Deserialize<'de> for PointName {
 /// `point.json`, written last: a point exists when its manifest does.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PointManifest {
-    /// [`FORMAT`].
+    /// [`FORMAT`], or [`SHARD_FORMAT`] if it is of a shard.
     pub format: u32,
     /// The name of the point, which is also its directory.
     pub name: PointName,
     /// The repository's name in the configuration.
     pub repository: String,
+    /// The part of the repository that it is of; none if it is the whole. It says nothing of binaries outside of that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shard: Option<Shard>,
     /// When the run looked at the repository.
     pub created: Timestamp,
     /// Whether everything the repository held is in the point; false when a binary was damaged or unreadable.
@@ -168,6 +193,16 @@ mod tests {
     }
 
     #[test]
+    fn the_point_of_a_shard_is_named_by_its_range_as_well() {
+        let shard = "0-7".parse().unwrap();
+        let name = PointName::of_shard("2026-11-22T07:35:00.9Z".parse().unwrap(), RunId::new(12), shard, 0x5e1c);
+        assert_eq!(name.to_string(), "20261122T073500Z-12-007f-5e1c");
+        assert_eq!(name.shard(), Some(shard));
+        assert_eq!("20261122T073500Z-12-007f-5e1c".parse(), Ok(name));
+        assert_eq!("20261122T073500Z-12".parse::<PointName>().unwrap().shard(), None);
+    }
+
+    #[test]
     fn other_names_are_refused() {
         for text in [
             "",
@@ -175,6 +210,11 @@ mod tests {
             "20261122T073500Z-",
             "../20261122T0735Z-1",
             "20261122t073500Z-1",
+            "20261122T073500Z-1-",
+            "20261122T073500Z-1-007f",
+            "20261122T073500Z-1-00ff-5e1c",
+            "20261122T073500Z-1-007f-5E1C",
+            "20261122T073500Z-1-007f-5e1c-1",
             "é261122T073500Z-1",
         ] {
             assert!(text.parse::<PointName>().is_err(), "{text}");

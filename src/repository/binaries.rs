@@ -10,15 +10,17 @@ use anyhow::{Context as _, bail};
 
 use crate::model::digest::{Digest, Hasher};
 use crate::model::layout::Layout;
+use crate::model::shard::Shard;
 
 /// How much of a file is read at once.
 const READ_BYTES: usize = 256 << 10;
 
-/// A binary store on disk.
+/// A binary store on disk, or a part of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BinaryStore {
     root: PathBuf,
     layout: Layout,
+    shard: Option<Shard>,
 }
 
 /// What a file in the store turned out to hold.
@@ -57,12 +59,33 @@ impl BinaryStore {
         std::fs::read_dir(root).with_context(|| {
             format!("read binary directory `{}` (does the user that runs holdfast have the right?)", root.display())
         })?;
-        Ok(Self { root: root.to_owned(), layout: layout.clone() })
+        Ok(Self { root: root.to_owned(), layout: layout.clone(), shard: None })
     }
 
     /// The store that will be in `root`, which need not exist yet.
     pub fn at(root: &Path, layout: &Layout) -> Self {
-        Self { root: root.to_owned(), layout: layout.clone() }
+        Self { root: root.to_owned(), layout: layout.clone(), shard: None }
+    }
+
+    /// The part of it that is in a shard: walks and watches of that come upon no other binaries. None is all of it.
+    #[must_use]
+    pub fn within(self, shard: Option<Shard>) -> Self {
+        Self { shard, ..self }
+    }
+
+    /// The shard that this is the part of.
+    pub fn shard(&self) -> Option<Shard> {
+        self.shard
+    }
+
+    /// Whether a binary of this name belongs to this part.
+    pub fn includes(&self, digest: &Digest) -> bool {
+        self.shard.is_none_or(|shard| shard.contains(digest))
+    }
+
+    /// Whether binaries of this part can lie in the directory that these digits lead to.
+    pub fn may_include_below(&self, digits: &[u8]) -> bool {
+        self.shard.is_none_or(|shard| shard.may_hold(digits))
     }
 
     /// The directory.

@@ -23,8 +23,8 @@ impl Default for Lister {
 }
 
 impl Lister {
-    /// Calls `visit` with every directory and every binary in a directory; names that are none of the store's are
-    /// passed over, and symbolic links are not followed.
+    /// Calls `visit` with every directory and every binary in a directory; names that are none of the store's, or of
+    /// other parts of it, are passed over, and symbolic links are not followed.
     pub fn list(&mut self, store: &BinaryStore, branch: &Branch, mut visit: impl FnMut(Place)) -> io::Result<()> {
         let layout = store.layout();
         let mut flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -33,8 +33,14 @@ impl Lister {
         }
         let directory = rustix::fs::openat(CWD, store.root().join(branch.path(layout)), flags, Mode::empty())?;
         each_entry(directory.as_fd(), &mut self.buffer, |name, kind, _| match branch.entry(layout, name) {
-            Some(place @ Place::Branch(_)) if kind == FileType::Directory => visit(place),
-            Some(place @ Place::Binary(_)) if kind == FileType::RegularFile => visit(place),
+            Some(place @ Place::Branch(below))
+                if kind == FileType::Directory && store.may_include_below(below.digits()) =>
+            {
+                visit(place);
+            }
+            Some(place @ Place::Binary(digest)) if kind == FileType::RegularFile && store.includes(&digest) => {
+                visit(place);
+            }
             _ => {}
         })?;
         Ok(())

@@ -121,8 +121,7 @@ struct Task {
 /// What every thread knows.
 struct Shared {
     root: OwnedFd,
-    path: PathBuf,
-    layout: Layout,
+    store: BinaryStore,
     beside: Arc<Mutex<Beside>>,
 }
 
@@ -138,12 +137,7 @@ impl Walk {
         let root = rustix::fs::openat(CWD, store.root(), flags, Mode::empty())
             .with_context(|| format!("open binary directory `{}`", store.root().display()))?;
         let beside = Arc::new(Mutex::new(Beside::default()));
-        let shared = Arc::new(Shared {
-            root,
-            path: store.root().to_owned(),
-            layout: store.layout().clone(),
-            beside: Arc::clone(&beside),
-        });
+        let shared = Arc::new(Shared { root, store: store.clone(), beside: Arc::clone(&beside) });
         let top = read_top(&shared, stretch)
             .with_context(|| format!("read binary directory `{}`", store.root().display()))?;
         let (turns_to, turns) = sync_channel(DIRECTORIES_AHEAD);
@@ -213,7 +207,7 @@ enum Top {
 }
 
 fn read_top(shared: &Shared, stretch: &Stretch) -> Result<Top, Errno> {
-    let layout = &shared.layout;
+    let layout = shared.store.layout();
     let mut directories = Vec::new();
     let mut flat = Vec::new();
     let mut records = Vec::new();
@@ -224,7 +218,7 @@ fn read_top(shared: &Shared, stretch: &Stretch) -> Result<Top, Errno> {
         let rest = match kind {
             // Whatever bears the name of a level has to be one: what is not is found unreadable when it is opened.
             _ if layout.levels > 0 && layout.is_level(name) => {
-                if stretch.has(name) {
+                if stretch.has(name) && shared.store.may_include_below(name) {
                     directories.push(name.to_vec());
                 }
                 return;
@@ -233,7 +227,9 @@ fn read_top(shared: &Shared, stretch: &Stretch) -> Result<Top, Errno> {
             FileType::Directory => layout.root_directory(&text()),
             FileType::RegularFile => match layout.digest_of(b"", name) {
                 Some(digest) => {
-                    flat.push(digest);
+                    if shared.store.includes(&digest) {
+                        flat.push(digest);
+                    }
                     return;
                 }
                 None => layout.root_file(&text()),
@@ -343,7 +339,8 @@ impl Below<'_> {
         self.digits.extend_from_slice(name);
         let result = match self.read(parent, name) {
             Ok(Level { directory, below, binaries }) => {
-                let last = self.digits.len() / self.shared.layout.width + 1 == self.shared.layout.levels;
+                let layout = self.shared.store.layout();
+                let last = self.digits.len() / layout.width + 1 == layout.levels;
                 binaries.into_iter().try_for_each(|digest| self.push(digest)).and_then(|()| {
                     if last {
                         self.leaves(directory.as_fd(), below)
@@ -386,7 +383,7 @@ impl Below<'_> {
 
     /// Reads the directory that the digits lead to; what is in it that is none of the store's is noted.
     fn read(&mut self, parent: BorrowedFd<'_>, name: &[u8]) -> Result<Level, Errno> {
-        let layout = &self.shared.layout;
+        let (store, layout) = (&self.shared.store, self.shared.store.layout());
         let depth = self.digits.len() / layout.width;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mut below = Vec::new();
@@ -394,9 +391,15 @@ impl Below<'_> {
         let mut foreign = Vec::new();
         let read = rustix::fs::openat(parent, name, flags, Mode::empty()).and_then(|directory| {
             each_entry(directory.as_fd(), self.buffer, |name, kind, inode| match kind {
-                _ if depth < layout.levels && layout.is_level(name) => below.push((inode, name.to_vec())),
+                _ if depth < layout.levels && layout.is_level(name) => {
+                    // Two digits of a name decide, and this may be the level that brings the second.
+                    if self.digits.len() >= 2 || store.may_include_below(&[&self.digits[..], name].concat()) {
+                        below.push((inode, name.to_vec()));
+                    }
+                }
                 FileType::RegularFile if depth == layout.levels => match layout.digest_of(&self.digits, name) {
-                    Some(digest) => binaries.push(digest),
+                    Some(digest) if store.includes(&digest) => binaries.push(digest),
+                    Some(_) => {}
                     None => foreign.push(name.to_vec()),
                 },
                 _ => foreign.push(name.to_vec()),
@@ -425,7 +428,10 @@ impl Below<'_> {
 
     /// The directory below the root that the digits lead to.
     fn relative(&self) -> PathBuf {
-        self.digits.chunks(self.shared.layout.width).map(|level| String::from_utf8_lossy(level).into_owned()).collect()
+        self.digits
+            .chunks(self.shared.store.layout().width)
+            .map(|level| String::from_utf8_lossy(level).into_owned())
+            .collect()
     }
 
     fn push(&mut self, digest: Digest) -> Result<(), Abandoned> {
@@ -444,7 +450,7 @@ impl Below<'_> {
         self.send_batch()?;
         let found = Found::Unreadable {
             digits: String::from_utf8_lossy(&self.digits).into_owned(),
-            path: self.shared.path.join(self.relative()),
+            path: self.shared.store.root().join(self.relative()),
             cause: match error {
                 Errno::NOTDIR | Errno::LOOP => format!("{error}; symbolic links are not followed"),
                 _ => error.to_string(),

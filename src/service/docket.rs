@@ -26,7 +26,7 @@ pub struct Needs {
     pub job: Option<String>,
     /// The repository; none if only a destination is read.
     pub repository: Option<(String, Access)>,
-    /// Repository and destination of the restore points that it adds to.
+    /// Repository, with its shard if it is not the whole, and destination of the restore points that it adds to.
     pub series: Option<(String, String)>,
 }
 

@@ -17,6 +17,7 @@ use crate::jobs::restore::RestorePlan;
 use crate::ledger::Ledger;
 use crate::model::account::Accounts;
 use crate::model::run::{Kind, Trigger};
+use crate::model::shard::Shard;
 use crate::model::slots::Timing;
 use crate::repository::binaries::BinaryStore;
 
@@ -33,6 +34,8 @@ pub struct JobSpec {
     pub destination: String,
     /// When it runs by itself; none if only when it is asked for.
     pub timing: Option<Timing>,
+    /// The part of the repository that it reads; none for the whole.
+    pub shard: Option<Shard>,
 }
 
 /// What the older interfaces work with, whose calls name no job and no repository.
@@ -108,7 +111,7 @@ pub trait Site: Debug + Send + Sync {
     /// The jobs.
     fn jobs(&self) -> Vec<JobSpec>;
 
-    /// The stores that are to be watched, each once.
+    /// The stores, or parts of stores, that are to be watched, each once.
     fn watched(&self) -> Vec<WatchedStore> {
         Vec::new()
     }
@@ -187,7 +190,10 @@ pub struct Points {
 impl JobSpec {
     /// What its runs need for themselves.
     pub fn needs(&self) -> Needs {
-        let series = (self.kind == Kind::Copy).then(|| (self.repository.clone(), self.destination.clone()));
+        let series = (self.kind == Kind::Copy).then(|| {
+            let of = self.shard.map_or_else(String::new, |shard| format!("/{shard}"));
+            (format!("{}{of}", self.repository), self.destination.clone())
+        });
         Needs { job: Some(self.name.clone()), repository: Some((self.repository.clone(), Access::Reads)), series }
     }
 }

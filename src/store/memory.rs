@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
+use jiff::Timestamp;
 
 use crate::model::digest::Digest;
 use crate::model::key::Key;
@@ -98,7 +99,7 @@ impl ObjectStore for MemoryStore {
         let id = format!("upload-{:06}", content.begun);
         content.uploads.insert(id.clone(), Parts { key: key.clone(), bodies: BTreeMap::new() });
         Ok(Box::new(MemoryUpload {
-            unfinished: Unfinished { key: key.clone(), id },
+            unfinished: Unfinished { key: key.clone(), id, since: None },
             place: self.place.clone(),
             content: Arc::clone(&self.content),
         }))
@@ -147,7 +148,9 @@ impl ObjectStore for MemoryStore {
     async fn unfinished(&self, prefix: &str) -> Result<Vec<Unfinished>, StoreError> {
         let content = self.content();
         let below = content.uploads.iter().filter(|(_, parts)| parts.key.as_str().starts_with(prefix));
-        Ok(below.map(|(id, parts)| Unfinished { key: parts.key.clone(), id: id.clone() }).collect())
+        // Nobody beyond this process has begun one, so none has to be waited for.
+        let since = Some(Timestamp::UNIX_EPOCH);
+        Ok(below.map(|(id, parts)| Unfinished { key: parts.key.clone(), id: id.clone(), since }).collect())
     }
 
     async fn abort(&self, upload: &Unfinished) -> Result<(), StoreError> {

@@ -202,7 +202,8 @@ impl ObjectStore for Retrying {
         }
     }
 
-    /// After a try of unknown outcome there may be an upload whose id nobody was told: it is taken away.
+    /// After a try of unknown outcome there may be an upload whose id nobody was told. It stays, as nothing tells it
+    /// from one that somebody else has just begun.
     async fn begin(&self, key: &Key) -> Result<Box<dyn Upload>, StoreError> {
         let mut tries = 0;
         let inner = self
@@ -212,15 +213,7 @@ impl ObjectStore for Retrying {
                 self.inner.begin(key)
             })
             .await?;
-        // Who may write and not list cannot look; then it stays until somebody who may does.
-        if tries > 1
-            && let Ok(found) = self.unfinished(key.as_str()).await
-        {
-            for other in found.iter().filter(|other| other.key == *key && **other != inner.unfinished()) {
-                self.abort(other).await?;
-            }
-        }
-        Ok(Box::new(RetryingUpload { inner, retry: self.retry.clone() }))
+        Ok(Box::new(RetryingUpload { inner, retry: self.retry.clone(), twin: tries > 1 }))
     }
 
     async fn head(&self, key: &Key) -> Result<ObjectInfo, StoreError> {
@@ -273,12 +266,18 @@ impl ObjectStore for Retrying {
 struct RetryingUpload {
     inner: Box<dyn Upload>,
     retry: Retry,
+    /// Whether it took more than one try to begin it.
+    twin: bool,
 }
 
 #[async_trait]
 impl Upload for RetryingUpload {
     fn unfinished(&self) -> Unfinished {
         self.inner.unfinished()
+    }
+
+    fn has_a_lost_twin(&self) -> bool {
+        self.twin
     }
 
     async fn part(&self, number: u32, body: Bytes) -> Result<PartReceipt, StoreError> {

@@ -54,6 +54,8 @@ fn the_example_parses_with_and_without_its_commented_settings_which_show_the_def
     let copy = copies.get_mut("binaries").unwrap();
     assert!(std::mem::take(&mut copy.watch));
     assert_eq!((copy.scan_every.take(), copy.scan_rate.take()), (Some(Duration::from_hours(24)), Some(20_000)));
+    // And this: without it all is copied.
+    assert_eq!(copy.shard.take(), Some("0-7".parse().unwrap()));
     assert_eq!(plain.copies, copies);
     assert_eq!(plain.backups, full.backups);
     let mut older = full.older_interfaces.clone();
@@ -362,7 +364,7 @@ fn unknown_keys_and_tables_are_shown_with_what_was_meant() {
     /etc/holdfast/holdfast.toml:6:1: unknown key `schedul` in [copy.binaries]
         6 | schedul = "0 0 5 * * Sun"
           | ^^^^^^^
-       way out: did you mean `schedule`? known keys: destination, jitter, parallel, point_every, repository, scan_every, scan_rate, schedule, settle, timezone, watch
+       way out: did you mean `schedule`? known keys: destination, jitter, parallel, point_every, repository, scan_every, scan_rate, schedule, settle, shard, timezone, watch
     "#);
 }
 
@@ -721,6 +723,63 @@ fn schedules_are_read_with_their_zone_and_refused_where_they_are_wrong() {
         7 | jitter = "5m"
           | ^^^^^^
        way out: add schedule = "0 30 2 * * *", or take `jitter` out
+    "#);
+}
+
+#[test]
+fn shards_are_ranges_of_digits_that_do_not_overlap() {
+    let copies = |shards: &[&str]| {
+        let copy = |(number, shard): (usize, &&str)| match *shard {
+            "" => format!("[copy.c{number}]\n"),
+            shard => format!("[copy.c{number}]\nshard = \"{shard}\"\n"),
+        };
+        shards.iter().enumerate().map(copy).collect::<String>()
+    };
+    let config = parse(&format!("{SOUND}{}", copies(&["00-7f", "8-b", "c", "d0-ff"])));
+    let shards: Vec<_> = config.jobs().map(|job| job.shard().unwrap().to_string()).collect();
+    assert_eq!(shards, ["0-7", "8-b", "c", "d-f"]);
+    // Two copies of all of it are not new, and harm nobody.
+    parse(&format!("{SOUND}{}", copies(&["", ""])));
+    // Elsewhere, or of something else, it is another matter.
+    parse(&format!(
+        "{SOUND}[destination.other]\nurl = \"file:///var/others\"\n[copy.a]\ndestination = \"disk\"\nshard = \"0-7\"\n\
+         [copy.b]\ndestination = \"other\"\nshard = \"4-a\"\n[copy.c]\ndestination = \"other\"\nshard = \"b\"\n"
+    ));
+    insta::assert_snapshot!(error_after(&copies(&["0-8", "8-f"])), @r#"
+    /etc/holdfast/holdfast.toml:8:9: the shard 8-f of [copy.c1] overlaps 0-8 of [copy.c0] (line 6)
+        8 | shard = "8-f"
+          |         ^^^^^
+       way out: give the copies of one repository to one destination shards that have nothing in common, such as "0-7" and "8-f"
+    "#);
+    insta::assert_snapshot!(error_after(&copies(&["0-7", ""])), @r#"
+    /etc/holdfast/holdfast.toml:6:9: [copy.c1] copies all of the repository to the same destination, this shard included
+        6 | shard = "0-7"
+          |         ^^^^^
+       way out: give the copies of one repository to one destination shards that have nothing in common, such as "0-7" and "8-f"
+    "#);
+    insta::assert_snapshot!(error_after(&copies(&["0..7"])), @r#"
+    /etc/holdfast/holdfast.toml:6:9: `0..7` is no shard: one or two lower-case hexadecimal digits, or two of these with a `-` between them
+        6 | shard = "0..7"
+          |         ^^^^^^
+       way out: write "0-7", "8-f", "00-3f" or "a"
+    "#);
+    insta::assert_snapshot!(error_after(&copies(&["7-0"])), @r#"
+    /etc/holdfast/holdfast.toml:6:9: the shard `7-0` ends before it begins
+        6 | shard = "7-0"
+          |         ^^^^^
+       way out: write the smaller digits first, such as "0-7"
+    "#);
+    insta::assert_snapshot!(error_after(&copies(&["00-ff"])), @r#"
+    /etc/holdfast/holdfast.toml:6:9: the shard `00-ff` is the whole repository
+        6 | shard = "00-ff"
+          |         ^^^^^^^
+       way out: take `shard` out: without it the whole repository is copied
+    "#);
+    insta::assert_snapshot!(error_after("[backup.full]\nshard = \"0-7\"\n"), @r#"
+    /etc/holdfast/holdfast.toml:6:1: unknown key `shard` in [backup.full]
+        6 | shard = "0-7"
+          | ^^^^^
+       way out: known keys: destination, jitter, repository, schedule, settle, timezone, volume
     "#);
 }
 

@@ -880,8 +880,13 @@ async fn over_s3_a_busy_server_and_lost_answers_are_ridden_out() {
         assert!(run.counts.retries > 0);
         server.clear_faults();
         assert_eq!(lab.listed(&point).await, lab.expected());
-        assert_eq!(server.uploads(), []);
+        // An upload whose name we were not told has no parts, and could be somebody else's. The next run looks at how old
+        // it is; by the clock of the test it is old.
+        let unnamed = server.uploads().len() as u64;
+        assert!(unnamed == 0 || run.counts.retries >= unnamed);
         lab.check_points().await;
+        assert_eq!(lab.copy().await.counts.requests, if unnamed == 0 { 0 } else { 1 + unnamed });
+        assert_eq!(server.uploads(), []);
         assert_eq!(lab.copy().await.counts.requests, 0);
     }
 }

@@ -21,6 +21,7 @@ use holdfast::model::key::Key;
 use holdfast::model::layout::Layout;
 use holdfast::model::point::PointManifest;
 use holdfast::model::run::{Kind, Run, RunId, Trigger};
+use holdfast::model::shard::Shard;
 use holdfast::repository::binaries::BinaryStore;
 use holdfast::repository::documents::{DocumentDirectory, DocumentSource};
 use holdfast::service::runner::{Activation, Runner};
@@ -85,6 +86,10 @@ pub(crate) struct Lab {
     pub(crate) with_documents: bool,
     /// Where the documents come from instead of the directory.
     pub(crate) documents: Option<DocumentSource>,
+    /// Where the binaries are instead of the directory of the test.
+    pub(crate) root: Option<PathBuf>,
+    /// The part of the repository that copies are of.
+    pub(crate) shard: Option<Shard>,
     lock: Option<StateLock>,
 }
 
@@ -126,6 +131,8 @@ impl Lab {
             allow_empty: false,
             with_documents: false,
             documents: None,
+            root: None,
+            shard: None,
             lock: Some(lock),
         }
     }
@@ -147,7 +154,7 @@ impl Lab {
 
     /// The binary store.
     pub(crate) fn binaries(&self) -> BinaryStore {
-        BinaryStore::at(&self.path("binaries"), &self.layout)
+        BinaryStore::at(&self.root.clone().unwrap_or_else(|| self.path("binaries")), &self.layout)
     }
 
     /// Adds a binary.
@@ -264,7 +271,8 @@ impl Lab {
 
     /// Runs a copy; the error is that of the record of the run.
     pub(crate) async fn try_copy(&self, full: bool) -> anyhow::Result<Run> {
-        let source = self.source();
+        let mut source = self.source();
+        source.binaries = source.binaries.within(self.shard);
         self.try_run("copy.main", Kind::Copy, async |run, destination| {
             let (settle, allow_empty) = (self.settle, self.allow_empty);
             copy(run, &CopyOrder { source, destination, parallel: 8, settle, full, allow_empty, scan_rate: None }).await
@@ -494,7 +502,7 @@ impl Lab {
 
     /// Every file of the repository's binary store by path, with its content.
     pub(crate) fn snapshot(&self) -> BTreeMap<PathBuf, Vec<u8>> {
-        files_below(&self.path("binaries"))
+        files_below(self.binaries().root())
     }
 }
 

@@ -52,6 +52,7 @@ mod seaweedfs;
 mod served;
 mod service_lab;
 mod service_loop;
+mod shards;
 mod signals;
 mod story;
 mod synapse;

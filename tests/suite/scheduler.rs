@@ -147,6 +147,7 @@ fn unscheduled(name: &str, timing: Option<Timing>) -> JobSpec {
         repository: "main".to_owned(),
         destination: "s3".to_owned(),
         timing,
+        shard: None,
     }
 }
 

@@ -67,6 +67,7 @@ impl Default for FakeSite {
             binaries: 2,
             bytes: 3,
             complete: true,
+            shard: None,
         }];
         Self {
             gate: watch::Sender::new(true),
@@ -107,6 +108,7 @@ impl Site for FakeSite {
             repository: "main".to_owned(),
             destination: "disk".to_owned(),
             timing: None,
+            shard: None,
         };
         vec![job("copy.binaries", Kind::Copy), job("backup.full", Kind::Backup)]
     }

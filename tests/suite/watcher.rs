@@ -19,6 +19,7 @@ use holdfast::ledger::Ledger;
 use holdfast::model::digest::{Algorithm, Digest};
 use holdfast::model::layout::Layout;
 use holdfast::model::run::{Kind, Outcome, Run, RunFilter, Trigger};
+use holdfast::model::shard::Shard;
 use holdfast::repository::binaries::BinaryStore;
 use holdfast::service::clock::SystemClock;
 use holdfast::service::request::{Refusal, RestoreRequest, VerifyRequest};
@@ -61,6 +62,7 @@ impl Site for WatchSite {
             repository: "main".to_owned(),
             destination: "test".to_owned(),
             timing: None,
+            shard: None,
         }]
     }
 
@@ -139,6 +141,7 @@ struct Ground {
     point_every: Duration,
     scan_every: Option<Duration>,
     marks: Marks,
+    shard: Option<Shard>,
 }
 
 impl Ground {
@@ -166,6 +169,7 @@ impl Ground {
             pace,
             point_every,
             scan_every: None,
+            shard: None,
             marks: Marks::default(),
         }
     }
@@ -198,7 +202,7 @@ impl Ground {
     /// Starts a service.
     fn start(&self) -> Service {
         let site = Arc::new(WatchSite {
-            store: self.store(),
+            store: self.store().within(self.shard),
             destination: Arc::clone(&self.destination),
             point_every: self.point_every,
             scan_every: self.scan_every.map(|every| (JOB.to_owned(), every)).into_iter().collect(),
@@ -329,6 +333,38 @@ fn add(ground: &Path, store: &BinaryStore, content: &[u8]) -> Digest {
             Err(error) => panic!("{error}"),
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_what_comes_the_copy_of_a_shard_has_its_own_and_nobody_records_the_rest() {
+    each_way(async |mut ground| {
+        let shard: Shard = "0-7".parse().unwrap();
+        ground.shard = Some(shard);
+        for number in 0..40 {
+            add(&ground.root, &ground.store(), &content(number, "before"));
+        }
+        let service = ground.start();
+        service.watching().await;
+        let before = ground.arrived().await;
+        assert!((1..40).contains(&before.len()), "{before:?}");
+        // The root, and at most three directories for each binary in the shard. A mark needs none.
+        if let Some(watched) = service.watch().await.unwrap().directories {
+            assert!((1..=1 + 3 * before.len() as u64).contains(&watched), "{watched} {before:?}");
+        }
+        let scans = service.runs().await.len();
+        let all: BTreeSet<Digest> =
+            (0..200).map(|number| add(&ground.root, &ground.store(), &content(number, "a"))).collect();
+        let own: BTreeSet<Digest> = all.iter().filter(|digest| shard.contains(digest)).copied().collect();
+        ground.all_arrive(&own).await;
+        service.rest().await;
+        let arrived = ground.arrived().await;
+        assert_eq!(arrived, before.union(&own).copied().collect());
+        let runs = service.runs().await;
+        let settled: u64 = runs[..runs.len() - scans].iter().map(|run| run.counts.copied).sum();
+        assert_eq!(settled, own.len() as u64, "{runs:#?}");
+        service.end().await;
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

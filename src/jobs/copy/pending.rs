@@ -68,9 +68,10 @@ pub async fn copy_pending(run: &RunContext, order: &CopyOrder, following: &Follo
 async fn begin(run: &RunContext, order: &CopyOrder, job: &str) -> anyhow::Result<Option<Series>> {
     sweep_uploads(run, &order.destination).await?;
     let (id, repository, job) = (order.destination.id, order.source.name.clone(), job.to_owned());
+    let shard = order.shard();
     run.blocking(move |run| {
-        let series = run.ledger.series(id, &repository)?;
-        let known = run.ledger.is_learned(id)? && !run.ledger.is_unwatched(&job)?;
+        let series = run.ledger.series_of(id, &repository, shard)?;
+        let known = run.ledger.is_learned(id, series.id)? && !run.ledger.is_unwatched(&job)?;
         Ok((known && run.ledger.begin_pending_copy(series.id)?).then_some(series))
     })
     .await
@@ -79,7 +80,7 @@ async fn begin(run: &RunContext, order: &CopyOrder, job: &str) -> anyhow::Result
 async fn follow(run: &RunContext, order: &CopyOrder, following: &Following, series: Series) -> anyhow::Result<Ended> {
     run.report.phase("copying new binaries as they come", "binaries", None);
     let store = &order.source.binaries;
-    let name = PointName::new(run.started, run.id);
+    let name = order.point_name(run);
     let suspects = Suspects::new(run, store.layout())?;
     let arrivals = run.ledger.arrivals(&following.job);
     let (candidates_to, candidates) = mpsc::channel(CANDIDATES_AHEAD);
@@ -244,6 +245,10 @@ impl Producer {
         run.blocking(move |run| {
             let root = source::store_name(&store);
             let known = |Pending { seq, digest }: Pending| {
+                // It was seen when the job had another shard.
+                if !store.includes(&digest) {
+                    return Ok(Known::Settled(seq));
+                }
                 let indexed = run.ledger.object(destination, &digest)?;
                 let is_there = match indexed {
                     // Its owner may have written to it again, and not what it was.

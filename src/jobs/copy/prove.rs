@@ -42,6 +42,7 @@ pub(super) async fn prove(
         }
         _ => return Ok(()),
     };
+    let needed = needed.within(order.shard());
     run.report.say("looking for what the documents need");
     let (needed, mut closure, absent) = compare(run, id, needed).await?;
     if closure.missing > 0 {
@@ -51,6 +52,14 @@ pub(super) async fn prove(
         name(run, order, absent).await?;
     }
     closure.count(run);
+    if let Some(shard) = order.shard().filter(|_| closure.elsewhere > 0) {
+        let message = format!(
+            "the documents refer to {} binaries of the shard {shard}, which were looked for, and to {} of other shards, which \
+             the restore points of those have to hold",
+            closure.references, closure.elsewhere
+        );
+        run.report.notice("shard", shard.to_string(), message);
+    }
     Ok(())
 }
 

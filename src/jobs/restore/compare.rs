@@ -13,7 +13,8 @@ use crate::ledger::{Listed, Scratch};
 use crate::model::digest::{Algorithm, Digest};
 use crate::model::layout::RootEntry;
 use crate::model::point::{DocumentSet, RecordFile};
-use crate::repository::binaries::{hash, open_regular};
+use crate::model::shard::Shard;
+use crate::repository::binaries::{BinaryStore, hash, open_regular};
 use crate::repository::documents::DocumentSource;
 use crate::repository::walk::{Found, Walk};
 
@@ -72,8 +73,10 @@ pub(super) async fn compare(
                 comparison.look_at(run, &order, binary)
             })?;
         }
-        // What the documents that stay refer to must stay too.
-        if order.wants_all() && order.binaries.root().exists() {
+        // What the documents that stay refer to must stay too. Those of a repository in shards may be with another one.
+        let documents_stay =
+            order.binaries.shard().is_some() && documents.files.is_empty() && order.documents.is_some();
+        if order.wants_all() && !documents_stay && order.binaries.root().exists() {
             find_surplus(run, &order, &listed, &mut comparison)?;
         }
         Ok((listed, comparison))
@@ -168,6 +171,11 @@ fn records_that_differ(run: &RunContext, order: &RestoreOrder, records: &[Record
         run.go_on()?;
         match found {
             Ok(found) if found == record.sha1 => {}
+            // It belongs to all shards, and this one does not speak for the others.
+            Ok(_) if order.binaries.shard().is_some() => {
+                let message = "it is another one in the repository, and stays: the restore point is of a shard alone";
+                run.report.notice("records", record.name.clone(), message);
+            }
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(error).with_context(|| format!("read `{}` to compare it", path.display()));
             }
@@ -211,6 +219,41 @@ fn find_surplus(
             }
             Ok(())
         })?;
+        keep_sidecars_of_others(run, store, comparison)?;
+    }
+    Ok(())
+}
+
+/// The sidecars of binaries in other shards are none of this one's business, though their names are in it. Where these
+/// binaries cannot all be seen, nothing is taken away.
+fn keep_sidecars_of_others(run: &RunContext, store: &BinaryStore, comparison: &mut Comparison) -> anyhow::Result<()> {
+    for part in store.shard().iter().flat_map(Shard::rest) {
+        for found in Walk::begin(&store.clone().within(Some(part)), WALKERS)? {
+            run.go_on()?;
+            let batch = match found {
+                Found::Binaries(batch) => batch,
+                Found::Unreadable { path, cause, .. } => {
+                    let message = format!(
+                        "`{}`, which is in another shard, cannot be read: {cause}; so {} files that the restore point does \
+                         not have stay where they are, as they may belong to binaries there",
+                        path.display(),
+                        comparison.surplus_count
+                    );
+                    run.report.problem("surplus", store.root().display().to_string(), message);
+                    comparison.surplus = run.ledger.scratch()?;
+                    comparison.surplus_count = 0;
+                    return Ok(());
+                }
+            };
+            for sidecar in batch.iter().filter_map(|binary| store.layout().sidecars_of(binary)).flatten() {
+                if comparison.surplus.take(&sidecar)? {
+                    comparison.surplus_count -= 1;
+                }
+            }
+            if comparison.surplus_count == 0 {
+                return Ok(());
+            }
+        }
     }
     Ok(())
 }

@@ -8,13 +8,14 @@ use jiff::Timestamp;
 use crate::jobs::catalogue::{self, RestorableName};
 use crate::jobs::context::{Destination, RunContext};
 use crate::jobs::download::{BlockingDownload, fetch_range, store_error};
-use crate::jobs::list::{Removals, read_lists};
+use crate::jobs::list::{Removals, check_within, read_lists};
 use crate::jobs::restore::directory::DirectoryContents;
 use crate::jobs::zip::{DirectoryEntry, DirectoryLocation, DirectoryReader, locate};
 use crate::ledger::{Listed, Scratch};
 use crate::model::archive::{ArchiveManifest, EntryName, Volume, is_record_name};
 use crate::model::digest::{Algorithm, Hasher};
 use crate::model::point::{DocumentSet, PointManifest, RecordFile};
+use crate::model::shard::Shard;
 use crate::store::{ByteRange, ErrorKind};
 
 /// A backup, by its manifest.
@@ -100,6 +101,14 @@ impl Contents {
         }
     }
 
+    /// The part of the repository that it is of, and says anything about; none for the whole.
+    pub const fn shard(&self) -> Option<Shard> {
+        match self {
+            Self::Point(point) => point.shard,
+            Self::Archive(_) | Self::Directory(_) => None,
+        }
+    }
+
     /// Its documents.
     pub const fn documents(&self) -> &DocumentSet {
         match self {
@@ -125,6 +134,7 @@ impl Contents {
         let (binaries, bytes) = match self {
             Self::Point(point) => {
                 listed = read_lists(run, destination, &point.lists, listed, Removals::Applied).await?;
+                listed = check_within(listed, point.shard).with_context(|| format!("list {}", point.name))?;
                 (point.binaries, point.bytes)
             }
             Self::Archive(archive) => {

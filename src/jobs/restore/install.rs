@@ -241,7 +241,7 @@ impl Steps<'_> {
 
     /// The markers, which lie below the store as the binaries do in it.
     fn trash(&self) -> BinaryStore {
-        BinaryStore::at(&self.store().root().join("trash"), self.store().layout())
+        BinaryStore::at(&self.store().root().join("trash"), self.store().layout()).within(self.store().shard())
     }
 
     /// Undoes everything in the opposite order, as far as it can be; the error is the first of what cannot.

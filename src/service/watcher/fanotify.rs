@@ -31,6 +31,7 @@ use self::record::{DirectoryHandle, Record, records};
 use super::eyes::Sight;
 use crate::model::branch::{Branch, Place};
 use crate::model::layout::Layout;
+use crate::model::shard::Shard;
 use crate::repository::binaries::BinaryStore;
 
 /// How much is read of what the kernel tells at once: some two thousand events.
@@ -59,6 +60,7 @@ struct Mark {
 struct Tap {
     root: PathBuf,
     layout: Layout,
+    shard: Option<Shard>,
     handle: PathHandle,
     sights: mpsc::Sender<Sight>,
 }
@@ -130,7 +132,7 @@ impl Marks {
         let handle = PathHandle::of(store.root())
             .map_err(|error| format!("its file system has no handles of directories: {error}"))?;
         let (root, layout) = (store.root().to_owned(), store.layout().clone());
-        let tap = Arc::new(Tap { root, layout, handle, sights });
+        let tap = Arc::new(Tap { root, layout, shard: store.shard(), handle, sights });
         mark.lock().push(Arc::clone(&tap));
         Ok(Tapping { mark, tap })
     }
@@ -262,6 +264,9 @@ impl Tap {
         let has = |flag: MaskFlags| record.mask & flag.bits() != 0;
         if !has(MaskFlags::FAN_ONDIR) {
             let digest = self.layout.digest_in(name)?;
+            if self.shard.is_some_and(|shard| !shard.contains(&digest)) {
+                return None;
+            }
             let path = self.root.join(self.layout.path(&digest));
             // If that is not there now, neither is the binary.
             let place = PathHandle::of(path.parent()?).ok()?;

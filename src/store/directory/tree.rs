@@ -7,6 +7,7 @@ use std::io::{self, Read, Write};
 use std::path::Path;
 use std::sync::Mutex;
 
+use jiff::Timestamp;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, Dir, FlockOperation, Mode, OFlags, RenameFlags};
 use rustix::fs::{flock, fsync, linkat, mkdirat, openat, renameat_with, unlinkat};
@@ -14,6 +15,7 @@ use rustix::io::Errno;
 
 use crate::model::key::Key;
 use crate::store::Unfinished;
+use crate::store::directory::upload::BODY;
 
 /// Where objects lie before they are whole; no key begins with it.
 pub(super) const UPLOADS: &str = ".holdfast-uploads";
@@ -209,7 +211,8 @@ impl Tree {
             if let Some(key) = noted_key(&uploads, &id)
                 && key.as_str().starts_with(prefix)
             {
-                found.push(Unfinished { key, id });
+                let since = last_written(&uploads, &id);
+                found.push(Unfinished { key, id, since });
             }
         }
         Ok(found)
@@ -296,6 +299,13 @@ fn names(directory: &OwnedFd) -> io::Result<Vec<String>> {
 }
 
 /// What an upload is to become; none for what is no upload, or was cut short as it began.
+/// When something of an upload was last written.
+fn last_written(uploads: &OwnedFd, id: &str) -> Option<Timestamp> {
+    let of = |path: &str| rustix::fs::statat(uploads, path, AtFlags::SYMLINK_NOFOLLOW).ok();
+    let latest = [of(id), of(&format!("{id}/{BODY}"))].into_iter().flatten().map(|found| found.st_mtime).max()?;
+    Timestamp::from_second(latest).ok()
+}
+
 fn noted_key(uploads: &OwnedFd, id: &str) -> Option<Key> {
     let directory = open_directory(uploads, id).ok()?;
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;

@@ -21,7 +21,7 @@ use crate::store::directory::{blocking, failed};
 use crate::store::{PartReceipt, StoreError, Unfinished, Upload};
 
 /// The file that parts in turn go to.
-const BODY: &str = "body";
+pub(super) const BODY: &str = "body";
 /// The file that all are copied to if they did not come in turn.
 const WHOLE: &str = "whole";
 
@@ -93,7 +93,7 @@ impl fmt::Debug for DirectoryUpload {
 #[async_trait]
 impl Upload for DirectoryUpload {
     fn unfinished(&self) -> Unfinished {
-        Unfinished { key: self.arrival.key.clone(), id: self.arrival.id.clone() }
+        Unfinished { key: self.arrival.key.clone(), id: self.arrival.id.clone(), since: None }
     }
 
     async fn part(&self, number: u32, body: Bytes) -> Result<PartReceipt, StoreError> {

@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart};
 use bytes::Bytes;
+use jiff::Timestamp;
 
 use crate::model::key::Key;
 use crate::store::s3::Bucket;
@@ -36,7 +37,7 @@ impl fmt::Debug for S3Upload {
 #[async_trait]
 impl Upload for S3Upload {
     fn unfinished(&self) -> Unfinished {
-        Unfinished { key: self.key.clone(), id: self.id.clone() }
+        Unfinished { key: self.key.clone(), id: self.id.clone(), since: None }
     }
 
     async fn part(&self, number: u32, body: Bytes) -> Result<PartReceipt, StoreError> {
@@ -223,7 +224,8 @@ impl Bucket {
             };
             for upload in answer.uploads() {
                 if let (Some(key), Some(id)) = (upload.key().and_then(|name| self.key(name)), upload.upload_id()) {
-                    uploads.push(Unfinished { key, id: id.to_owned() });
+                    let since = upload.initiated().and_then(|time| Timestamp::from_second(time.secs()).ok());
+                    uploads.push(Unfinished { key, id: id.to_owned(), since });
                 }
             }
             let next = answer.next_key_marker().filter(|marker| !marker.is_empty());

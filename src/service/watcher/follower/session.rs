@@ -183,7 +183,9 @@ impl<'a> Session<'a> {
         match sight {
             Sight::Binary(digest) => self.take(digest),
             Sight::Branch(branch) => {
-                self.branches.insert(branch);
+                if self.follower.store.binaries.may_include_below(branch.digits()) {
+                    self.branches.insert(branch);
+                }
             }
             Sight::Unplaced => {
                 self.unplaced = true;
@@ -232,6 +234,9 @@ impl<'a> Session<'a> {
     }
 
     fn take(&mut self, digest: Digest) {
+        if !self.follower.store.binaries.includes(&digest) {
+            return;
+        }
         self.fresh.insert(digest);
         self.flush_soon();
     }
