@@ -17,7 +17,7 @@ pub(super) struct Table {
 #[derive(Debug)]
 struct Row {
     cells: Vec<String>,
-    below: Option<String>,
+    below: Vec<String>,
 }
 
 impl Table {
@@ -28,13 +28,13 @@ impl Table {
     /// Adds a row: a cell for each column.
     pub(super) fn row(&mut self, cells: Vec<String>) {
         debug_assert_eq!(cells.len(), self.columns.len());
-        self.rows.push(Row { cells, below: None });
+        self.rows.push(Row { cells, below: Vec::new() });
     }
 
-    /// Adds a line of its own below the last row.
+    /// Adds a line of its own below the last row and what is below that already.
     pub(super) fn below(&mut self, text: &str) {
         if let Some(row) = self.rows.last_mut() {
-            row.below = Some(format!("    {text}"));
+            row.below.push(format!("    {text}"));
         }
     }
 }
@@ -45,7 +45,8 @@ impl std::fmt::Display for Table {
         let rows = || std::iter::once(&headings).chain(self.rows.iter().map(|row| &row.cells));
         let width = |column: usize| rows().map(|cells| cells[column].chars().count()).max().unwrap_or(0);
         let widths: Vec<usize> = (0..self.columns.len()).map(width).collect();
-        let belows = std::iter::once(&None).chain(self.rows.iter().map(|row| &row.below));
+        let none = Vec::new();
+        let belows = std::iter::once(&none).chain(self.rows.iter().map(|row| &row.below));
         for (cells, below) in rows().zip(belows) {
             let padded = cells.iter().zip(&widths).zip(&self.columns).map(|((cell, width), (_, align))| match align {
                 Align::Left => format!("{cell:<width$}"),
@@ -68,11 +69,13 @@ mod tests {
         table.row(vec!["a".into(), "12".into(), String::new()]);
         table.row(vec!["ünicode".into(), "1,234".into(), "yes".into()]);
         table.below("broken");
+        table.below("and late");
         insta::assert_snapshot!(table, @r#"
         NAME      SIZE  MORE
         a           12
         ünicode  1,234  yes
             broken
+            and late
         "#);
     }
 }

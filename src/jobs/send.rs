@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use anyhow::Context as _;
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -60,14 +61,18 @@ pub enum Patience {
 
 /// Sends the binaries of a store; shared by the tasks that do so.
 #[derive(Clone, Debug)]
-pub struct Sender {
+pub struct Sender(Arc<Shared>);
+
+/// What the clones of a sender share.
+#[derive(Debug)]
+struct Shared {
     run: RunContext,
     destination: Destination,
     store: BinaryStore,
     patience: Patience,
-    looks: Arc<AtomicUsize>,
+    looks: AtomicUsize,
     budget: Arc<Semaphore>,
-    readers: Arc<Semaphore>,
+    readers: Semaphore,
 }
 
 /// A file as it was read, or what stands against it.
@@ -87,15 +92,15 @@ impl Sender {
         patience: Patience,
         looks: usize,
     ) -> Self {
-        Self {
+        Self(Arc::new(Shared {
             run: run.clone(),
             destination: destination.clone(),
             store: store.clone(),
             patience,
-            looks: Arc::new(AtomicUsize::new(looks)),
+            looks: AtomicUsize::new(looks),
             budget: Arc::new(Semaphore::new(HELD_BYTES / 1024)),
-            readers: Arc::new(Semaphore::new(READERS)),
-        }
+            readers: Semaphore::new(READERS),
+        }))
     }
 
     /// Brings one binary to the destination, which has it with the size `indexed` if the index does. An error is one
@@ -103,7 +108,7 @@ impl Sender {
     pub async fn send(&self, digest: Digest, indexed: Option<u64>) -> anyhow::Result<Sent> {
         let key = Key::binary(&digest);
         if let Some(indexed) = indexed {
-            match self.store.stamp(&digest) {
+            match self.0.store.stamp(&digest) {
                 Ok(stamp) if stamp.bytes == indexed => return Ok(Sent::Present { bytes: indexed }),
                 Ok(_) => {}
                 Err(error) => return Ok(unread(error)),
@@ -122,7 +127,7 @@ impl Sender {
                     if let Some(sent) = self.look(&key, bytes, &digest).await? {
                         return Ok(sent);
                     }
-                    let result = self.destination.store.put(&key, body, &digest).await;
+                    let result = self.0.destination.store.put(&key, body, &digest).await;
                     drop(permit);
                     return self.judge(&key, &digest, bytes, result).await;
                 }
@@ -136,11 +141,11 @@ impl Sender {
                     None => Sent::Suspect { bytes, small: None },
                 },
             };
-            let Patience::Settle(quiet) = self.patience else { return Ok(other) };
+            let Patience::Settle(quiet) = self.0.patience else { return Ok(other) };
             if settled {
                 return Ok(other);
             }
-            if let Err(error) = settle(&self.run, &self.store, &digest, quiet).await {
+            if let Err(error) = settle(&self.0.run, &self.0.store, &digest, quiet).await {
                 return Ok(unread(error));
             }
         }
@@ -150,10 +155,10 @@ impl Sender {
     /// Looks whether the destination has a binary of this size, as long as there is reason to.
     async fn look(&self, key: &Key, bytes: u64, digest: &Digest) -> anyhow::Result<Option<Sent>> {
         let less = |looks: usize| looks.checked_sub(1);
-        if self.looks.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_err() {
+        if self.0.looks.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_err() {
             return Ok(None);
         }
-        match agrees(&self.destination, key, bytes, digest).await {
+        match agrees(&self.0.destination, key, bytes, digest).await {
             Ok(same) => Ok(same.then_some(Sent::Present { bytes })),
             Err(error) if error.kind == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error.into()),
@@ -161,36 +166,17 @@ impl Sender {
     }
 
     async fn read(&self, digest: Digest) -> anyhow::Result<io::Result<Read>> {
-        let _turn = self.readers.acquire().await?;
-        let (store, budget) = (self.store.clone(), Arc::clone(&self.budget));
-        self.run
-            .blocking(move |_| {
-                let read = || -> io::Result<Read> {
-                    let file = store.open_file(&digest)?;
-                    let bytes = file.metadata()?.len();
-                    if bytes > PUT_LIMIT as u64 {
-                        return Ok(Read::Large(bytes));
-                    }
-                    let kib = u32::try_from(bytes / 1024 + 1).expect("at most the limit of a put");
-                    let permit = match Arc::clone(&budget).try_acquire_many_owned(kib) {
-                        Ok(permit) => permit,
-                        Err(_) => tokio::runtime::Handle::current()
-                            .block_on(budget.acquire_many_owned(kib))
-                            .map_err(io::Error::other)?,
-                    };
-                    Ok(match store.read_from(file, &digest, PUT_LIMIT)? {
-                        Content::Sound(content) => Read::Sound(content.into(), permit),
-                        Content::Other { bytes, small } => Read::Other { bytes, small },
-                    })
-                };
-                Ok(read())
-            })
-            .await
+        let _turn = self.0.readers.acquire().await?;
+        let shared = Arc::clone(&self.0);
+        // Without a context of its own, which is much for a file that takes some microseconds.
+        let read = tokio::task::spawn_blocking(move || shared.read(digest));
+        read.await.context("read a binary on a thread of its own")
     }
 
     async fn check(&self, digest: Digest) -> anyhow::Result<io::Result<bool>> {
-        let store = self.store.clone();
-        self.run
+        let store = self.0.store.clone();
+        self.0
+            .run
             .blocking(move |run| match store.check(&digest, &|| run.stop.is_cancelled()) {
                 Ok(same) => Ok(Ok(same)),
                 Err(error) => run.go_on().map(|()| Err(error)),
@@ -208,7 +194,7 @@ impl Sender {
         check_first: bool,
     ) -> anyhow::Result<Option<Sent>> {
         // One that may still be written to would be sent in vain, and not only once.
-        if check_first || self.patience == Patience::Later {
+        if check_first || self.0.patience == Patience::Later {
             match self.check(digest).await? {
                 Ok(true) => {}
                 Ok(false) => return Ok(None),
@@ -221,10 +207,10 @@ impl Sender {
             algorithm: digest.algorithm(),
             part_bytes: part_bytes_for(bytes),
             // A part that is larger than the budget could never be paid for; such binaries go one by one.
-            budget: (part_bytes_for(bytes) <= PUT_LIMIT).then(|| Arc::clone(&self.budget)),
+            budget: (part_bytes_for(bytes) <= PUT_LIMIT).then(|| Arc::clone(&self.0.budget)),
         };
-        let store = self.store.clone();
-        let streamed = stream_object(&self.run, &self.destination, key, &manner, move |run, sink| {
+        let store = self.0.store.clone();
+        let streamed = stream_object(&self.0.run, &self.0.destination, key, &manner, move |run, sink| {
             let mut file = match store.open_file(&digest) {
                 Ok(file) => file,
                 Err(error) => return Ok(Err(error)),
@@ -238,15 +224,15 @@ impl Sender {
         .await?;
         if let Err(error) = &streamed.value {
             let error = io::Error::new(error.kind(), error.to_string());
-            drop(streamed.discard(&self.run, &self.destination).await);
+            drop(streamed.discard(&self.0.run, &self.0.destination).await);
             return Ok(Some(unread(error)));
         }
         if streamed.digest != digest {
-            drop(streamed.discard(&self.run, &self.destination).await);
+            drop(streamed.discard(&self.0.run, &self.0.destination).await);
             return Ok(None);
         }
         let bytes = streamed.bytes;
-        let (_, result) = streamed.commit(&self.run, &self.destination).await?;
+        let (_, result) = streamed.commit(&self.0.run, &self.0.destination).await?;
         self.judge(key, &digest, bytes, result).await.map(Some)
     }
 
@@ -260,7 +246,7 @@ impl Sender {
         match result {
             Ok(()) => Ok(Sent::Stored { bytes }),
             Err(error) if error.kind == ErrorKind::AlreadyExists => {
-                if agrees(&self.destination, key, bytes, digest).await? {
+                if agrees(&self.0.destination, key, bytes, digest).await? {
                     Ok(Sent::Present { bytes })
                 } else {
                     Ok(Sent::Refused(format!(
@@ -271,6 +257,27 @@ impl Sender {
             Err(error) if error.kind == ErrorKind::Corrupt => Ok(Sent::Refused(error.to_string())),
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+impl Shared {
+    fn read(&self, digest: Digest) -> io::Result<Read> {
+        let file = self.store.open_file(&digest)?;
+        let bytes = file.metadata()?.len();
+        if bytes > PUT_LIMIT as u64 {
+            return Ok(Read::Large(bytes));
+        }
+        let kib = u32::try_from(bytes / 1024 + 1).expect("at most the limit of a put");
+        let permit = match Arc::clone(&self.budget).try_acquire_many_owned(kib) {
+            Ok(permit) => permit,
+            Err(_) => tokio::runtime::Handle::current()
+                .block_on(Arc::clone(&self.budget).acquire_many_owned(kib))
+                .map_err(io::Error::other)?,
+        };
+        Ok(match self.store.read_from(&file, bytes, &digest, PUT_LIMIT)? {
+            Content::Sound(content) => Read::Sound(content.into(), permit),
+            Content::Other { bytes, small } => Read::Other { bytes, small },
+        })
     }
 }
 

@@ -219,6 +219,17 @@ impl Ledger {
             .context("read the index")
     }
 
+    /// The first binary from this one on that a destination holds, with its size.
+    pub fn object_from(&self, destination: DestinationId, digest: &Digest) -> anyhow::Result<Option<(Digest, u64)>> {
+        self.connection()
+            .prepare_cached(
+                "SELECT digest, size FROM objects WHERE destination = ? AND digest >= ? ORDER BY digest LIMIT 1",
+            )?
+            .query_row(params![destination, digest.as_bytes()], |row| Ok((read_digest(row, 0)?, row.get(1)?)))
+            .optional()
+            .context("read the index")
+    }
+
     /// The series of a repository at a destination, new ones included.
     pub fn series(&self, destination: DestinationId, repository: &str) -> anyhow::Result<Series> {
         self.series_of(destination, repository, None)
@@ -316,29 +327,36 @@ impl Ledger {
         let mut connection = self.connection();
         let mut record = || -> anyhow::Result<()> {
             let transaction = connection.transaction()?;
-            for change in changes {
-                let (digest, size) = match change {
-                    Change::Added { digest, bytes, new_object } => {
-                        if *new_object {
-                            put_object(&transaction, destination, digest, *bytes)?;
+            // A first copy has none, and asks for as many as it has binaries.
+            let any_members: bool = transaction
+                .prepare_cached("SELECT EXISTS (SELECT 1 FROM members WHERE series = ?)")?
+                .query_row([series], |row| row.get(0))?;
+            {
+                let mut settle = transaction.prepare_cached("DELETE FROM pending WHERE seq = ?")?;
+                let mut add = transaction
+                    .prepare_cached("INSERT OR REPLACE INTO changes (series, digest, size) VALUES (?, ?, ?)")?;
+                for change in changes {
+                    let (digest, size) = match change {
+                        Change::Added { digest, bytes, new_object } => {
+                            if *new_object {
+                                put_object(&transaction, destination, digest, *bytes)?;
+                            }
+                            (digest, Some(*bytes))
                         }
-                        (digest, Some(*bytes))
-                    }
-                    Change::Removed(digest) => (digest, None),
-                    Change::Settled(seq) => {
-                        transaction.prepare_cached("DELETE FROM pending WHERE seq = ?")?.execute([seq])?;
+                        Change::Removed(digest) => (digest, None),
+                        Change::Settled(seq) => {
+                            settle.execute([seq])?;
+                            continue;
+                        }
+                    };
+                    if any_members && size.is_some() && member(&transaction, series, digest)? == size {
+                        transaction
+                            .prepare_cached("DELETE FROM changes WHERE series = ? AND digest = ?")?
+                            .execute(params![series, digest.as_bytes()])?;
                         continue;
                     }
-                };
-                if size.is_some() && member(&transaction, series, digest)? == size {
-                    transaction
-                        .prepare_cached("DELETE FROM changes WHERE series = ? AND digest = ?")?
-                        .execute(params![series, digest.as_bytes()])?;
-                    continue;
+                    add.execute(params![series, digest.as_bytes(), size])?;
                 }
-                transaction
-                    .prepare_cached("INSERT OR REPLACE INTO changes (series, digest, size) VALUES (?, ?, ?)")?
-                    .execute(params![series, digest.as_bytes(), size])?;
             }
             Ok(transaction.commit()?)
         };

@@ -117,13 +117,21 @@ impl BinaryStore {
         Stamp::of(&metadata)
     }
 
-    /// Reads the file of a binary, of at most `limit` bytes, and compares its content with its name; a longer one is
-    /// [`Content::Other`].
-    pub fn read_from(&self, mut file: File, digest: &Digest, limit: usize) -> io::Result<Content> {
-        let expected = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX).min(limit);
-        // One byte more than there should be shows the end without another read.
-        let mut content = Vec::with_capacity(expected + 1);
-        file.by_ref().take(limit as u64 + 1).read_to_end(&mut content)?;
+    /// Reads the file of a binary, which seems to have `bytes`, of at most `limit`, and compares its content with its name;
+    /// a longer one is [`Content::Other`].
+    pub fn read_from(&self, file: &File, bytes: u64, digest: &Digest, limit: usize) -> io::Result<Content> {
+        // One byte more than there should be shows the end; the standard library would read it in small pieces.
+        let mut content = Vec::with_capacity(usize::try_from(bytes).unwrap_or(usize::MAX).min(limit) + 1);
+        while content.len() <= limit {
+            if content.len() == content.capacity() {
+                content.reserve((64 << 10).min(limit + 1 - content.len()));
+            }
+            match rustix::io::read(file, rustix::buffer::spare_capacity(&mut content)) {
+                Ok(0) => break,
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
         if content.len() <= limit && digest.matches(&content) {
             return Ok(Content::Sound(content));
         }

@@ -10,7 +10,7 @@ mod download;
 mod tries;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -205,15 +205,15 @@ impl ObjectStore for Retrying {
     /// After a try of unknown outcome there may be an upload whose id nobody was told. It stays, as nothing tells it
     /// from one that somebody else has just begun.
     async fn begin(&self, key: &Key) -> Result<Box<dyn Upload>, StoreError> {
-        let mut tries = 0;
-        let inner = self
-            .retry
-            .run(0, || {
-                tries += 1;
-                self.inner.begin(key)
-            })
-            .await?;
-        Ok(Box::new(RetryingUpload { inner, retry: self.retry.clone(), twin: tries > 1 }))
+        // A try that came to nothing may have begun one all the same, unless the store was too busy to look at it.
+        let twin = AtomicBool::new(false);
+        let begin = async || {
+            let begun = self.inner.begin(key).await;
+            twin.fetch_or(begun.as_ref().is_err_and(|error| !error.busy), Ordering::Relaxed);
+            begun
+        };
+        let inner = self.retry.run(0, begin).await?;
+        Ok(Box::new(RetryingUpload { inner, retry: self.retry.clone(), twin: twin.into_inner() }))
     }
 
     async fn head(&self, key: &Key) -> Result<ObjectInfo, StoreError> {

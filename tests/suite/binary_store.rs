@@ -242,7 +242,7 @@ fn a_file_is_sound_only_if_its_content_is_its_name() {
     let directory = TempDir::new().unwrap();
     let (root, layout) = (directory.path(), Layout::modeshape());
     let store = BinaryStore::at(root, &layout);
-    let read = |digest: &Digest| store.read_from(store.open_file(digest).unwrap(), digest, 100).unwrap();
+    let read = |digest: &Digest| store.read_from(&store.open_file(digest).unwrap(), 0, digest, 100).unwrap();
     let (full, empty, damaged) = (sha1(b"full"), sha1(b""), sha1(b"damaged"));
     write(root, &layout, &full, b"full");
     write(root, &layout, &empty, b"");

@@ -82,6 +82,8 @@ pub(crate) struct Lab {
     pub(crate) stop: CancellationToken,
     pub(crate) volume_bytes: u64,
     pub(crate) settle: Duration,
+    /// How often a request is tried, without a pause.
+    pub(crate) attempts: u32,
     pub(crate) allow_empty: bool,
     pub(crate) with_documents: bool,
     /// Where the documents come from instead of the directory.
@@ -128,6 +130,7 @@ impl Lab {
             stop: CancellationToken::new(),
             volume_bytes: 1 << 30,
             settle: Duration::from_secs(2),
+            attempts: RetryPolicy::default().attempts,
             allow_empty: false,
             with_documents: false,
             documents: None,
@@ -217,7 +220,7 @@ impl Lab {
 
     /// The destination, with requests counted and tried again at once.
     pub(crate) fn destination(&self, report: &Report) -> Destination {
-        let policy = RetryPolicy { first: Duration::ZERO, longest: Duration::ZERO, ..RetryPolicy::default() };
+        let policy = RetryPolicy { attempts: self.attempts, first: Duration::ZERO, longest: Duration::ZERO };
         let retrying = Retrying::new(Arc::clone(&self.store), policy).until(self.stop.clone());
         report.meter(retrying.meter());
         let id = self.runner.ledger.destination(self.store.place()).unwrap();

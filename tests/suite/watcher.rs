@@ -319,6 +319,14 @@ fn content(number: usize, seed: &str) -> Vec<u8> {
     format!("{seed} {number} {}", "x".repeat(number % 300)).into_bytes()
 }
 
+/// As one comes from another file system: written in its place.
+fn write(ground: &Ground, content: &[u8]) -> Digest {
+    let digest = Digest::of(Algorithm::Sha1, content);
+    fs::create_dir_all(ground.place(&digest).parent().unwrap()).unwrap();
+    fs::write(ground.place(&digest), content).unwrap();
+    digest
+}
+
 /// As ModeShape adds a binary: a temporary file elsewhere, the directories, a rename.
 fn add(ground: &Path, store: &BinaryStore, content: &[u8]) -> Digest {
     let digest = Digest::of(store.layout().algorithms[0], content);
@@ -763,10 +771,7 @@ async fn a_store_with_another_file_system_in_it_is_watched_by_directories() {
     assert!(watch.way_reason.unwrap().contains("binaries/00"));
     let mut numbers = (0..).map(|number| content(number, "there"));
     let body = numbers.find(|body| Digest::of(Algorithm::Sha1, body).to_string().starts_with("00")).unwrap();
-    let digest = Digest::of(Algorithm::Sha1, &body);
-    fs::create_dir_all(ground.place(&digest).parent().unwrap()).unwrap();
-    fs::write(ground.place(&digest), body).unwrap();
-    ground.all_arrive(&[digest].into()).await;
+    ground.all_arrive(&[write(&ground, &body)].into()).await;
     service.end().await;
 }
 
@@ -793,10 +798,7 @@ async fn a_file_system_that_is_unmounted_takes_its_mark_along_and_the_store_is_w
         })
         .await;
     let body = content(1, "after");
-    let digest = Digest::of(Algorithm::Sha1, &body);
-    fs::create_dir_all(ground.place(&digest).parent().unwrap()).unwrap();
-    fs::write(ground.place(&digest), body).unwrap();
-    ground.all_arrive(&[digest].into()).await;
+    ground.all_arrive(&[write(&ground, &body)].into()).await;
     service.end().await;
 }
 

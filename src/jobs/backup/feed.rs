@@ -279,7 +279,7 @@ impl Reader<'_> {
         let kib = u32::try_from(bytes / 1024 + 1).expect("at most what is held");
         let permit =
             Handle::current().block_on(Arc::clone(&self.budget).acquire_many_owned(kib)).map_err(io::Error::other)?;
-        Ok(match self.store.read_from(file, digest, HELD)? {
+        Ok(match self.store.read_from(&file, bytes, digest, HELD)? {
             Content::Sound(content) => Look::Sound(Held::Small(content, permit)),
             Content::Other { bytes, small } => Look::Other { bytes, small },
         })

@@ -1,9 +1,10 @@
 //! Candidates on their way, as many at once as the order says, and the record of what became of them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
-use tokio::task::{JoinError, JoinSet};
+use tokio::sync::{Mutex, mpsc};
+use tokio::task::JoinSet;
 
 use super::{CHANGES_AHEAD, CopyOrder};
 use crate::jobs::context::{Cancelled, Destination, RunContext};
@@ -30,45 +31,74 @@ pub(super) struct Candidate {
 pub(super) struct Dispatch<'a> {
     pub(super) order: &'a CopyOrder,
     pub(super) sender: Sender,
-    pub(super) suspects: &'a Suspects,
+    pub(super) suspects: &'a Arc<Suspects>,
 }
-
-type Ended = Result<anyhow::Result<(Candidate, Sent)>, JoinError>;
 
 impl Dispatch<'_> {
     pub(super) async fn run(
         &self,
         run: &RunContext,
-        mut candidates: mpsc::Receiver<Candidate>,
+        candidates: mpsc::Receiver<Candidate>,
         changes: mpsc::Sender<Change>,
     ) -> anyhow::Result<()> {
-        let mut tasks = JoinSet::new();
-        loop {
-            tokio::select! {
-                Some(ended) = tasks.join_next(), if !tasks.is_empty() => self.take(run, ended, &changes).await?,
-                candidate = candidates.recv(), if tasks.len() < self.order.parallel => {
-                    let Some(candidate) = candidate.filter(|_| !run.stop.is_cancelled()) else { break };
-                    let sender = self.sender.clone();
-                    tasks.spawn(async move {
-                        anyhow::Ok((candidate, sender.send(candidate.digest, candidate.indexed).await?))
-                    });
-                }
-            }
+        let candidates = Arc::new(Mutex::new(candidates));
+        let mut workers = JoinSet::new();
+        for _ in 0..self.order.parallel {
+            let worker = Worker {
+                run: run.clone(),
+                sender: self.sender.clone(),
+                suspects: Arc::clone(self.suspects),
+                candidates: Arc::clone(&candidates),
+                changes: changes.clone(),
+            };
+            workers.spawn(worker.work());
         }
-        drop(candidates);
-        while let Some(ended) = tasks.join_next().await {
-            self.take(run, ended, &changes).await?;
+        drop((candidates, changes));
+        while let Some(ended) = workers.join_next().await {
+            match ended? {
+                Ok(()) => {}
+                // One that stops must not cut off the others, whose answers are waited for and recorded.
+                Err(_) if run.stop.is_cancelled() => {}
+                Err(error) => return Err(error),
+            }
         }
         run.go_on()
     }
+}
 
-    async fn take(&self, run: &RunContext, ended: Ended, changes: &mpsc::Sender<Change>) -> anyhow::Result<()> {
-        let (Candidate { digest, pending, .. }, sent) = match ended? {
-            Ok(sent) => sent,
-            // One that stops must not cut off the others, whose answers are waited for and recorded.
-            Err(_) if run.stop.is_cancelled() => return Ok(()),
-            Err(error) => return Err(error),
-        };
+/// One of those who send: they last as long as the copy, since a task for each binary costs more than some of them.
+struct Worker {
+    run: RunContext,
+    sender: Sender,
+    suspects: Arc<Suspects>,
+    candidates: Arc<Mutex<mpsc::Receiver<Candidate>>>,
+    changes: mpsc::Sender<Change>,
+}
+
+impl Worker {
+    async fn work(self) -> anyhow::Result<()> {
+        while let Some(candidate) = self.next().await {
+            let sent = self.sender.send(candidate.digest, candidate.indexed).await?;
+            self.take(candidate, sent).await?;
+        }
+        Ok(())
+    }
+
+    async fn next(&self) -> Option<Candidate> {
+        let mut candidates = self.candidates.lock().await;
+        tokio::select! {
+            biased;
+            () = self.run.stop.cancelled() => {
+                // Whoever finds them must not wait for room.
+                candidates.close();
+                None
+            }
+            candidate = candidates.recv() => candidate,
+        }
+    }
+
+    async fn take(&self, candidate: Candidate, sent: Sent) -> anyhow::Result<()> {
+        let (Candidate { digest, pending, .. }, Self { run, changes, .. }) = (candidate, self);
         let change = |bytes, new_object| Change::Added { digest, bytes, new_object };
         let settled = match sent {
             Sent::Stored { bytes } => {

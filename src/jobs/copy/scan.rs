@@ -77,6 +77,7 @@ impl Scan {
         );
         // What precedes the stretch is not gone.
         while members.take_if(|member| stretch.is_after(&member.0))?.is_some() {}
+        let mut index = Index { destination: self.destination, ahead: Ahead::Unknown };
         let mut walk = Walk::begin_in(store, WALKERS, stretch)?;
         for found in &mut walk {
             run.go_on()?;
@@ -96,7 +97,7 @@ impl Scan {
                             continue;
                         }
                         // Asked here, where waiting for the ledger's writer holds up nobody else.
-                        let indexed = run.ledger.object(self.destination, digest)?;
+                        let indexed = index.object(run, digest)?;
                         if indexed.is_none() {
                             fresh.add(*digest);
                         }
@@ -136,6 +137,39 @@ impl Scan {
     fn gone(&self, run: &RunContext, digest: Digest) -> anyhow::Result<()> {
         run.report.count(|counts| counts.removed += 1);
         Ok(self.changes.blocking_send(Change::Removed(digest)).map_err(|_| Cancelled)?)
+    }
+}
+
+/// What the destination holds, asked for in order: once for all names up to the next that it holds.
+struct Index {
+    destination: DestinationId,
+    ahead: Ahead,
+}
+
+/// The first that the destination holds from the last name on that was asked for.
+#[derive(Clone, Copy)]
+enum Ahead {
+    Unknown,
+    Object(Digest, u64),
+    Nothing,
+}
+
+impl Index {
+    /// The size of a binary, if the destination holds it. What this run puts is not asked for again.
+    fn object(&mut self, run: &RunContext, digest: &Digest) -> anyhow::Result<Option<u64>> {
+        let is_behind = match self.ahead {
+            Ahead::Unknown => true,
+            Ahead::Object(next, _) => next < *digest,
+            Ahead::Nothing => false,
+        };
+        if is_behind {
+            let next = run.ledger.object_from(self.destination, digest)?;
+            self.ahead = next.map_or(Ahead::Nothing, |(next, bytes)| Ahead::Object(next, bytes));
+        }
+        Ok(match self.ahead {
+            Ahead::Object(next, bytes) if next == *digest => Some(bytes),
+            _ => None,
+        })
     }
 }
 

@@ -139,7 +139,7 @@ impl Writer<'_> {
                 Copied::Unreadable(error) => Err(error),
             });
         }
-        Ok(match self.store().read_from(file, digest, HELD) {
+        Ok(match self.store().read_from(&file, bytes, digest, HELD) {
             Ok(Content::Sound(content)) => {
                 self.backup.write_binary(digest, &content)?;
                 Ok(Written::Sound(content.len() as u64))
