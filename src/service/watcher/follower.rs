@@ -176,8 +176,11 @@ impl Follower {
                 continue;
             }
             let of = job.clone();
-            let proof = match self.ledger(move |ledger| ledger.proof(&of)).await {
-                Ok(proof) => proof,
+            let known = self.ledger(move |ledger| Ok((ledger.proof(&of)?, ledger.is_unwatched(&of)?))).await;
+            let proof = match known {
+                // One is to come already, or under way.
+                Ok((_, true)) => continue,
+                Ok((proof, false)) => proof,
                 Err(error) => {
                     say(Level::Error, format_args!("{error:#}"));
                     continue;
