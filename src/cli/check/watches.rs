@@ -11,8 +11,11 @@ use crate::model::layout::Layout;
 use crate::service::status::{Status, WatchStatus};
 use crate::service::watcher::{Marks, WatchState, watch_limit};
 
-/// How many directories of a level are looked into for the estimate.
-const SAMPLED_DIRECTORIES: usize = 32;
+/// How many directories of each level are looked into to estimate how many there are.
+const SAMPLED_DIRECTORIES: usize = 16;
+/// What makes a store be watched that is not.
+const ENOUGH: &str = "start the service by its unit, which grants CAP_SYS_ADMIN for one mark in place of all watches, or allow more \
+                      watches; until then scans do it, by `schedule`";
 
 /// A mark on the file system where that can be set; a watch on each directory where there are enough; or scans alone.
 pub(super) async fn check(findings: &mut Findings, config: &Config) {
@@ -73,15 +76,13 @@ fn found(findings: &mut Findings, subject: &str, watch: &WatchStatus) {
             ),
         ),
         (WatchState::Watching, None) => findings.ok(subject, "the service watches all of it by fanotify"),
-        (WatchState::SettingUp, _) => findings.ok(subject, format!("the service begins to watch it: {reason}")),
+        (WatchState::SettingUp, _) if reason.is_empty() => findings.ok(subject, "the service begins to watch it"),
+        (WatchState::SettingUp, _) => findings.ok(subject, format!("the service begins to watch it anew: {reason}")),
         (WatchState::BySchedule, _) => {
             findings.warning(subject, format!("the service finds what is new by scans alone: {reason}"), ENOUGH);
         }
     }
 }
-
-const ENOUGH: &str = "start the service by its unit, which grants CAP_SYS_ADMIN for one mark in place of all watches, or allow more \
-                      watches; until then scans do it, by `schedule`";
 
 /// Whether the stores have fewer directories than there may be watches.
 fn inotify(findings: &mut Findings, stores: &[(&Repository, String)]) {
