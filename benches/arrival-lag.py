@@ -2,7 +2,7 @@
 """Measures how long after its arrival in a watched store a binary is an object in S3, and prints the figures.
 
 usage: benches/arrival-lag.py [--rate 100] [--seconds 60] [--store 10000] [--point-every 20s] [--round-trip 30ms]
-       [--profile release] [--dir DIR] [--image 16G]
+       [--profile release] [--dir DIR] [--image 16G] [--scan]
 
 Binaries arrive as ModeShape adds them: a temporary file elsewhere, the directories, a rename. The time of the rename is
 compared with that at which the server, the in-memory S3 of the tests as a process of its own (examples/s3-memory.rs),
@@ -12,6 +12,8 @@ made by several processes (benches/tree.c); 1,000,000 take 8 GB of an ext4, or `
 `--round-trip` puts the server that far away once the store is copied: in a network namespace, by netem or, where the kernel has
 none, by a TUN device whose other end keeps each packet (benches/distance.py); a connection then takes as long as with a real
 distance. That needs root; for others the server does each request so much later, and a new connection costs nothing.
+
+`--scan` asks for a scan of everything when a quarter of them has arrived.
 """
 import argparse, hashlib, http.client, importlib.util, json, os, random, signal, socket, subprocess, sys, tempfile, time
 
@@ -92,6 +94,7 @@ def main():
     parser.add_argument("--idle", type=int, default=30, help="seconds in which wake-ups are counted afterwards")
     parser.add_argument("--round-trip", type=milliseconds, default=0, metavar="MS", help="to the server and back, such as 30ms")
     parser.add_argument("--image", metavar="SIZE", help="a new ext4 of this size for the store, such as 16G; needs root")
+    parser.add_argument("--scan", action="store_true", help="a scan of everything falls into that time")
     arguments = parser.parse_args()
     trees.stop_on_signals()
     built = os.path.join(os.environ.get("CARGO_TARGET_DIR", os.path.join(ROOT, "target")), arguments.profile)
@@ -164,7 +167,7 @@ point_every = "{arguments.point_every}"
             began = time.monotonic()
             socket.create_connection((distance.host, int(endpoint.rsplit(":", 1)[1]))).close()
             connecting = time.monotonic() - began
-        arrived, before = {}, os.path.getsize(puts)
+        arrived, before, scan = {}, os.path.getsize(puts), None
         start = time.monotonic()
         for number in range(arguments.rate * arguments.seconds):
             body = content(number, "arrives", rng)
@@ -173,6 +176,11 @@ point_every = "{arguments.point_every}"
                 time.sleep(late)
             name, at = add(directory, store, body)
             arrived[name] = at
+            if arguments.scan and scan is None and number * 4 >= arguments.rate * arguments.seconds:
+                scan = subprocess.Popen([os.path.join(built, "holdfast"), "--config", os.path.join(directory, "holdfast.toml"),
+                                         "run", "copy.binaries", "--scan"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                        text=True, preexec_fn=trees.die_with_parent)
+                processes.append(scan)
         took = time.monotonic() - start
 
         def there():
@@ -191,6 +199,8 @@ point_every = "{arguments.point_every}"
         how = f"by {distance.how}; a connection takes {connecting * 1000:.1f} ms" if distance else "by a server that is so late with each answer"
         print(f"round trip {arguments.round_trip:g} ms {how}" if arguments.round_trip else "no round trip but that of the machine")
         print(f"{way}, set up in {watched:.1f} s; the store was copied and scanned after {first:.1f} s")
+        if scan:
+            print(f"a scan was asked for meanwhile: {scan.communicate(timeout=600)[0].strip().splitlines()[-1]}")
         wait_for("the last run has ended", lambda: said().count("(copy.binaries, change)") >= 2 and "copied" in said().splitlines()[-1], 400)
         resident, peak = memory(service.pid)
         print(f"memory {resident:.0f} MiB, at most {peak:.0f} MiB")

@@ -3,18 +3,22 @@
 //! Documents are read first, then the store is walked; what the last restore point has is passed over by its name
 //! alone. Everything sent is recorded in the ledger as it is answered, and the restore point is written last.
 
+mod arrivals;
 mod dispatch;
 pub mod pending;
 mod proof;
 mod prove;
 mod scan;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::bail;
 use bytes::Bytes;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
+use self::arrivals::{Arrived, Producer};
 use self::dispatch::{Dispatch, record};
 use self::proof::Proving;
 use self::prove::prove;
@@ -23,7 +27,7 @@ use super::context::{Destination, Ended, RunContext};
 use super::cursor::Cursor;
 use super::learn::{learn_objects, learn_point};
 use super::list::write_lists;
-use super::send::{Patience, Sender};
+use super::send::Sender;
 use super::sidecars::{SidecarRecorder, Suspects};
 use super::source::{self, Head, RepositorySource, Reread};
 use super::upload::{put_once, sweep_uploads};
@@ -80,10 +84,10 @@ pub async fn copy(run: &RunContext, order: &CopyOrder) -> anyhow::Result<Ended> 
     scan_all(run, order, None).await
 }
 
-/// The same; if it ends well, what it proved is recorded for a job.
-async fn scan_all(run: &RunContext, order: &CopyOrder, job: Option<&str>) -> anyhow::Result<Ended> {
-    let proving = match job {
-        Some(job) => Some(Proving::begin(run, job).await?),
+/// The same for a job, what comes for which is taken meanwhile; if it ends well, what it proved is recorded.
+async fn scan_all(run: &RunContext, order: &CopyOrder, arrived: Option<Arc<Arrived>>) -> anyhow::Result<Ended> {
+    let proving = match &arrived {
+        Some(arrived) => Some(Proving::begin(run, arrived).await?),
         None => None,
     };
     let source = &order.source;
@@ -92,7 +96,7 @@ async fn scan_all(run: &RunContext, order: &CopyOrder, job: Option<&str>) -> any
     let name = order.point_name(run);
     let (head, needed) =
         source::read_head(run, source, &order.destination, &name, &series, Reread::IfIncomplete).await?;
-    let Scanned { beside, fresh } = bring_binaries(run, order, &series).await?;
+    let Scanned { beside, fresh } = bring_binaries(run, order, &series, arrived).await?;
     if let Some(proving) = &proving {
         let missed = proving.missed(run, &fresh).await?;
         run.report.count(|counts| counts.missed = missed);
@@ -141,33 +145,61 @@ async fn prepare(run: &RunContext, order: &CopyOrder) -> anyhow::Result<Series> 
     Ok(series)
 }
 
-/// Walks the store and sends what is new; gives what was found.
-async fn bring_binaries(run: &RunContext, order: &CopyOrder, series: &Series) -> anyhow::Result<Scanned> {
+/// Walks the store and sends what is new, with what comes meanwhile; gives what the walk found.
+async fn bring_binaries(
+    run: &RunContext,
+    order: &CopyOrder,
+    series: &Series,
+    arrived: Option<Arc<Arrived>>,
+) -> anyhow::Result<Scanned> {
     run.report.phase("looking for new binaries", "binaries", None);
     let store = order.source.binaries.clone();
     let suspects = Suspects::new(run, store.layout())?;
     let (candidates_to, candidates) = mpsc::channel(CANDIDATES_AHEAD);
     let (changes_to, changes) = mpsc::channel(CHANGES_AHEAD);
+    let closed = CancellationToken::new();
+    let producing = {
+        let (candidates, changes) = (candidates_to.clone(), changes_to.clone());
+        let (store, arrived, closed) = (store.clone(), arrived.clone(), &closed);
+        async move {
+            let Some(arrived) = arrived else { return Ok(()) };
+            let (job, destination, series) = (arrived.job().to_owned(), order.destination.id, series.id);
+            let arrivals = run.ledger.arrivals(&job);
+            let arrived = Some(arrived);
+            let producer = Producer { job, store, destination, series, candidates, changes, arrived };
+            producer.run(run, arrivals, closed).await.map(drop)
+        }
+    };
     let scan = Scan {
         destination: order.destination.id,
         series: series.id,
         candidates: candidates_to,
         changes: changes_to.clone(),
         rate: order.scan_rate,
+        arrived: arrived.clone(),
     };
-    let scanned = {
+    let scanning = {
         let store = store.clone();
-        run.blocking(move |run| scan.run(run, &store))
+        async {
+            let scanned = run.blocking(move |run| scan.run(run, &store)).await;
+            if let Some(arrived) = &arrived {
+                run.ledger.stop_taking(arrived.job());
+            }
+            closed.cancel();
+            scanned
+        }
     };
     let looks = if series.under_way { LOOKED_FOR } else { 0 };
-    let sender = Sender::new(run, &order.destination, &store, Patience::Settle(order.settle), looks);
-    let dispatch = Dispatch { order, sender, suspects: &suspects };
+    let sender = Sender::new(run, &order.destination, &store, looks);
+    let dispatch = Dispatch { order, sender, suspects: &suspects, scanning: true };
     let recorded = record(run, &order.destination, series, changes);
-    let (scanned, sent, recorded) = tokio::join!(scanned, dispatch.run(run, candidates, changes_to), recorded);
+    let sending = dispatch.run(run, candidates, changes_to);
+    let (scanned, produced, sent, recorded) = tokio::join!(scanning, producing, sending, recorded);
     // The ledger's error is the cause where it is one: the others were cut off by it. Then that of a request.
     recorded?;
     sent?;
     let scanned = scanned?;
+    produced?;
     classify(run, order, series, &suspects).await?;
     refuse_implausible(run, order, series, &scanned.beside)?;
     source::report_foreign(run, &scanned.beside);
@@ -179,13 +211,13 @@ async fn classify(
     run: &RunContext,
     order: &CopyOrder,
     series: &Series,
-    suspects: &std::sync::Arc<Suspects>,
+    suspects: &Arc<Suspects>,
 ) -> anyhow::Result<()> {
     if !suspects.any() {
         return Ok(());
     }
     let store = order.source.binaries.clone();
-    let (series, suspects) = (series.id, std::sync::Arc::clone(suspects));
+    let (series, suspects) = (series.id, Arc::clone(suspects));
     run.blocking(move |run| {
         let mut recorder = SidecarRecorder::new(run, source::store_name(&store));
         // A sidecar mostly comes with its binary, so that those of this run explain it; all others are many.

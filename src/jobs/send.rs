@@ -69,7 +69,6 @@ struct Shared {
     run: RunContext,
     destination: Destination,
     store: BinaryStore,
-    patience: Patience,
     looks: AtomicUsize,
     budget: Arc<Semaphore>,
     readers: Semaphore,
@@ -85,18 +84,11 @@ enum Read {
 impl Sender {
     /// For one run. The first `looks` binaries that the index does not have may be at the destination all the same:
     /// they are looked for there.
-    pub fn new(
-        run: &RunContext,
-        destination: &Destination,
-        store: &BinaryStore,
-        patience: Patience,
-        looks: usize,
-    ) -> Self {
+    pub fn new(run: &RunContext, destination: &Destination, store: &BinaryStore, looks: usize) -> Self {
         Self(Arc::new(Shared {
             run: run.clone(),
             destination: destination.clone(),
             store: store.clone(),
-            patience,
             looks: AtomicUsize::new(looks),
             budget: Arc::new(Semaphore::new(HELD_BYTES / 1024)),
             readers: Semaphore::new(READERS),
@@ -105,7 +97,7 @@ impl Sender {
 
     /// Brings one binary to the destination, which has it with the size `indexed` if the index does. An error is one
     /// that ends the run.
-    pub async fn send(&self, digest: Digest, indexed: Option<u64>) -> anyhow::Result<Sent> {
+    pub async fn send(&self, digest: Digest, indexed: Option<u64>, patience: Patience) -> anyhow::Result<Sent> {
         let key = Key::binary(&digest);
         if let Some(indexed) = indexed {
             match self.0.store.stamp(&digest) {
@@ -136,12 +128,14 @@ impl Sender {
                     Ok(false) => Sent::Suspect { bytes, small: None },
                     Err(error) => return Ok(unread(error)),
                 },
-                (Read::Large(bytes), None) => match self.send_large(&key, digest, bytes, settled).await? {
-                    Some(sent) => return Ok(sent),
-                    None => Sent::Suspect { bytes, small: None },
-                },
+                (Read::Large(bytes), None) => {
+                    match self.send_large(&key, digest, bytes, settled || patience == Patience::Later).await? {
+                        Some(sent) => return Ok(sent),
+                        None => Sent::Suspect { bytes, small: None },
+                    }
+                }
             };
-            let Patience::Settle(quiet) = self.0.patience else { return Ok(other) };
+            let Patience::Settle(quiet) = patience else { return Ok(other) };
             if settled {
                 return Ok(other);
             }
@@ -185,7 +179,7 @@ impl Sender {
     }
 
     /// Sends a large binary in parts while it is digested, and completes it only if it is what its name says; none
-    /// if it is not. After a first time that came to nothing, `check_first` spares a second one.
+    /// if it is not. One that may still be written to would be sent in vain, and not only once: `check_first` spares that.
     async fn send_large(
         &self,
         key: &Key,
@@ -193,8 +187,7 @@ impl Sender {
         bytes: u64,
         check_first: bool,
     ) -> anyhow::Result<Option<Sent>> {
-        // One that may still be written to would be sent in vain, and not only once.
-        if check_first || self.0.patience == Patience::Later {
+        if check_first {
             match self.check(digest).await? {
                 Ok(true) => {}
                 Ok(false) => return Ok(None),

@@ -187,6 +187,14 @@ impl Ledger {
             .context("read what is pending")
     }
 
+    /// Whether a binary is pending for a job that was last seen after this mark.
+    pub fn is_pending_after(&self, job: &str, digest: &Digest, mark: Watermark) -> anyhow::Result<bool> {
+        self.connection()
+            .prepare_cached("SELECT EXISTS (SELECT 1 FROM pending WHERE job = ? AND digest = ? AND seq > ?)")?
+            .query_row(params![job, digest.as_bytes(), mark.pending], |row| row.get(0))
+            .context("read what is pending")
+    }
+
     /// Takes out a binary that was dealt with, unless it was seen again after this number; says whether it was there.
     pub fn settle_pending(&self, job: &str, digest: &Digest, seq: i64) -> anyhow::Result<bool> {
         let rows = self

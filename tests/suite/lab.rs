@@ -42,6 +42,8 @@ type WhileAsleep = Box<dyn FnMut() + Send>;
 pub(crate) struct TestClock {
     now: Mutex<Timestamp>,
     while_asleep: Mutex<Option<WhileAsleep>>,
+    /// The same for the first who is to sleep for longer than a second; others need not wait for it.
+    while_long_asleep: Mutex<Option<WhileAsleep>>,
     /// The longest time that anybody was to sleep.
     pub(crate) longest: Mutex<Duration>,
 }
@@ -67,6 +69,10 @@ impl Clock for TestClock {
         }
         if let Some(happens) = self.while_asleep.lock().unwrap().as_mut() {
             happens();
+        }
+        if duration > Duration::from_secs(1) {
+            let once = self.while_long_asleep.lock().unwrap().take();
+            once.into_iter().for_each(|mut happens| happens());
         }
         tokio::task::yield_now().await;
     }
@@ -116,6 +122,7 @@ impl Lab {
         let clock = Arc::new(TestClock {
             now: Mutex::new("2100-01-01T00:00:00Z".parse().unwrap()),
             while_asleep: Mutex::new(None),
+            while_long_asleep: Mutex::new(None),
             longest: Mutex::default(),
         });
         let lock = StateLock::take(&directory.path().join("state"), "test").unwrap();
@@ -153,6 +160,11 @@ impl Lab {
     /// Sets what happens whenever a job sleeps.
     pub(crate) fn while_asleep(&self, happens: impl FnMut() + Send + 'static) {
         *self.clock.while_asleep.lock().unwrap() = Some(Box::new(happens));
+    }
+
+    /// Sets what happens while the first sleeps who is to sleep for long, such as a scan that goes slowly.
+    pub(crate) fn while_long_asleep(&self, happens: impl FnMut() + Send + 'static) {
+        *self.clock.while_long_asleep.lock().unwrap() = Some(Box::new(happens));
     }
 
     /// The binary store.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use holdfast::jobs::copy::CopyOrder;
 use holdfast::jobs::copy::pending::copy_all;
@@ -14,6 +14,7 @@ use holdfast::repository::walk::{Found, Stretch, Walk};
 use holdfast::service::runner::Activation;
 
 use super::lab::Lab;
+use super::service_lab::PATIENCE;
 
 const JOB: &str = "copy.main";
 
@@ -92,6 +93,104 @@ async fn what_is_noted_while_the_scan_is_on_its_way_was_not_missed() {
     });
     let run = scan(&lab, None).await;
     assert_eq!((run.counts.missed, run.counts.copied), (Some(0), 5));
+}
+
+/// A binary that a scan has gone past when it sleeps for the first time.
+fn before_all_others(lab: &Lab) -> (Digest, Vec<u8>) {
+    let first = lab.expected().into_keys().min().unwrap();
+    let contents = (0..).map(|number| format!("early {number}").into_bytes());
+    contents.map(|content| (Digest::of(lab.layout.algorithms[0], &content), content)).find(|it| it.0 < first).unwrap()
+}
+
+/// What happens in the middle of a scan: these are written and seen, and all that is pending is dealt with before it goes on.
+fn arrive_in_the_middle(lab: &Lab, arriving: Vec<(Digest, Vec<u8>)>) {
+    let (ledger, binaries) = (Arc::clone(&lab.runner.ledger), lab.binaries());
+    lab.while_long_asleep(move || {
+        for (digest, content) in &arriving {
+            let path = binaries.path(digest);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, content).unwrap();
+        }
+        let sized: Vec<_> = arriving.iter().map(|(digest, _)| (*digest, 1)).collect();
+        ledger.add_pending(&[JOB.to_owned()], &sized, "2026-01-01T00:00:00Z".parse().unwrap()).unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        while ledger.count_pending(JOB, i64::MAX).unwrap() > 0 {
+            assert!(Instant::now() < deadline, "what arrives is not taken while the scan is on its way");
+            std::thread::park_timeout(Duration::from_millis(2));
+        }
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_arrives_where_a_scan_has_gone_past_is_copied_before_its_end() {
+    let lab = Lab::new();
+    lab.add_many(300, "before");
+    scan(&lab, None).await;
+    lab.runner.ledger.begin_watch(&[JOB.to_owned()]);
+    arrive_in_the_middle(&lab, vec![before_all_others(&lab)]);
+    let run = scan(&lab, Some(1)).await;
+    assert_eq!((run.counts.copied, run.counts.examined, run.counts.missed), (1, 300, Some(0)), "{run:?}");
+    assert_eq!(lab.listed(&run.result.unwrap()).await, lab.expected());
+    assert!(!lab.runner.ledger.is_taken(JOB));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_scan_comes_upon_and_the_watcher_had_noted_is_sent_once() {
+    let lab = Lab::new();
+    let ledger = &lab.runner.ledger;
+    lab.add_many(300, "before");
+    scan(&lab, None).await;
+    ledger.begin_watch(&[JOB.to_owned()]);
+    // Each is at the destination when the scan comes to it, or when it has gone past.
+    let arriving = (0..40).map(|number| format!("in the middle {number}").into_bytes());
+    let arriving = arriving.map(|content| (Digest::of(lab.layout.algorithms[0], &content), content)).collect();
+    arrive_in_the_middle(&lab, arriving);
+    let run = scan(&lab, Some(1)).await;
+    assert_eq!((run.counts.copied, run.counts.missed), (40, Some(0)), "{run:?}");
+    assert_eq!(run.counts.failed, 0);
+    assert_eq!(lab.listed(&run.result.unwrap()).await, lab.expected());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_back_while_a_scan_is_under_way_is_not_gone() {
+    let lab = Lab::new();
+    let mut old: Vec<_> = (0..300).map(|number| format!("old {number}").into_bytes()).collect();
+    old.sort_by_key(|content| lab.add(content));
+    scan(&lab, None).await;
+    lab.runner.ledger.begin_watch(&[JOB.to_owned()]);
+    // The scan has said of the first that it is gone when it comes back, and of the last it would.
+    let back: Vec<_> = [0, 299].map(|at| (Digest::of(lab.layout.algorithms[0], &old[at]), old[at].clone())).into();
+    for (digest, _) in &back {
+        std::fs::remove_file(lab.binaries().path(digest)).unwrap();
+    }
+    arrive_in_the_middle(&lab, back);
+    let run = scan(&lab, Some(1)).await;
+    assert_eq!((run.counts.copied, run.counts.failed), (0, 0), "{run:?}");
+    assert_eq!(lab.listed(&run.result.unwrap()).await, lab.expected());
+    assert_eq!(lab.expected().len(), 300);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_still_being_written_while_a_scan_is_under_way_stays_pending() {
+    let lab = Lab::new();
+    let ledger = Arc::clone(&lab.runner.ledger);
+    lab.add_many(300, "before");
+    scan(&lab, None).await;
+    let (digest, content) = before_all_others(&lab);
+    let path = lab.binaries().path(&digest);
+    let of_hook = Arc::clone(&ledger);
+    lab.while_long_asleep(move || {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, "half of it").unwrap();
+        let seen = "2026-01-01T00:00:00Z".parse().unwrap();
+        of_hook.add_pending(&[JOB.to_owned()], &[(digest, 1)], seen).unwrap();
+    });
+    let run = scan(&lab, Some(1)).await;
+    assert_eq!((run.outcome, run.counts.copied, run.counts.failed), (Some(Outcome::Succeeded), 0, 0), "{run:?}");
+    assert_eq!(ledger.count_pending(JOB, i64::MAX).unwrap(), 1);
+    lab.write(&digest, &content);
+    assert_eq!(scan(&lab, None).await.counts.copied, 1);
+    assert_eq!(ledger.count_pending(JOB, i64::MAX).unwrap(), 0);
 }
 
 #[cfg(unix)]

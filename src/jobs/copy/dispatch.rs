@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 
 use super::{CHANGES_AHEAD, CopyOrder};
 use crate::jobs::context::{Cancelled, Destination, RunContext};
-use crate::jobs::send::{Sender, Sent};
+use crate::jobs::send::{Patience, Sender, Sent};
 use crate::jobs::sidecars::Suspects;
 use crate::ledger::{Change, Series};
 use crate::model::digest::Digest;
@@ -32,6 +32,8 @@ pub(super) struct Dispatch<'a> {
     pub(super) order: &'a CopyOrder,
     pub(super) sender: Sender,
     pub(super) suspects: &'a Arc<Suspects>,
+    /// Whether a scan is under way: what is pending and cannot be sent is left so, since others judge it.
+    pub(super) scanning: bool,
 }
 
 impl Dispatch<'_> {
@@ -50,6 +52,8 @@ impl Dispatch<'_> {
                 suspects: Arc::clone(self.suspects),
                 candidates: Arc::clone(&candidates),
                 changes: changes.clone(),
+                settle: self.order.settle,
+                scanning: self.scanning,
             };
             workers.spawn(worker.work());
         }
@@ -73,12 +77,16 @@ struct Worker {
     suspects: Arc<Suspects>,
     candidates: Arc<Mutex<mpsc::Receiver<Candidate>>>,
     changes: mpsc::Sender<Change>,
+    settle: Duration,
+    scanning: bool,
 }
 
 impl Worker {
     async fn work(self) -> anyhow::Result<()> {
         while let Some(candidate) = self.next().await {
-            let sent = self.sender.send(candidate.digest, candidate.indexed).await?;
+            // Who writes to a binary that was just seen may not be done.
+            let patience = if candidate.pending.is_some() { Patience::Later } else { Patience::Settle(self.settle) };
+            let sent = self.sender.send(candidate.digest, candidate.indexed, patience).await?;
             self.take(candidate, sent).await?;
         }
         Ok(())
@@ -114,13 +122,14 @@ impl Worker {
                 changes.send(change(bytes, true)).await.map_err(|_| Cancelled)?;
                 true
             }
-            Sent::Suspect { bytes, small } => {
-                self.suspects.add(digest, bytes, small.as_deref())?;
-                false
-            }
             Sent::Vanished => {
                 run.report.count(|counts| counts.vanished += 1);
                 true
+            }
+            _ if self.scanning && pending.is_some() => false,
+            Sent::Suspect { bytes, small } => {
+                self.suspects.add(digest, bytes, small.as_deref())?;
+                false
             }
             // Its owner may be about to grant the right to read it.
             Sent::Unreadable(error) if pending.is_some() => {

@@ -10,17 +10,18 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::dispatch::{Candidate, Dispatch, record};
+use super::arrivals::{Arrived, Producer};
+use super::dispatch::{Dispatch, record};
 use super::prove::prove;
 use super::{CANDIDATES_AHEAD, CHANGES_AHEAD, CopyOrder, finish, scan_all};
 use crate::jobs::closure::Needed;
 use crate::jobs::context::{Cancelled, Ended, RunContext, is_cancelled};
 use crate::jobs::cursor::Cursor;
-use crate::jobs::send::{Patience, Sender};
+use crate::jobs::send::Sender;
 use crate::jobs::sidecars::{SidecarRecorder, Suspects};
 use crate::jobs::source::{self, Head, Reread};
 use crate::jobs::upload::sweep_uploads;
-use crate::ledger::{Change, DestinationId, Pending, Series, SeriesId};
+use crate::ledger::Series;
 use crate::model::digest::Digest;
 use crate::model::point::PointName;
 use crate::repository::binaries::BinaryStore;
@@ -44,10 +45,12 @@ pub struct Following {
     pub hurry: CancellationToken,
 }
 
-/// Runs a copy, after which nothing is pending for its job that was when it began.
+/// Runs a copy, after which nothing is pending for its job that was when it began. What comes while it scans is taken at
+/// once.
 pub async fn copy_all(run: &RunContext, order: &CopyOrder, job: &str) -> anyhow::Result<Ended> {
     let mark = run.blocking(|run| run.ledger.watermark()).await?;
-    let ended = scan_all(run, order, Some(job)).await?;
+    let _until_the_end = run.ledger.take_pending(job);
+    let ended = scan_all(run, order, Some(Arrived::new(job, mark))).await?;
     let job = job.to_owned();
     run.blocking(move |run| run.ledger.reconcile(&job, mark)).await?;
     Ok(ended)
@@ -58,7 +61,6 @@ pub async fn copy_all(run: &RunContext, order: &CopyOrder, job: &str) -> anyhow:
 pub async fn copy_pending(run: &RunContext, order: &CopyOrder, following: &Following) -> anyhow::Result<Ended> {
     order.source.open()?;
     let Some(series) = begin(run, order, &following.job).await? else {
-        run.ledger.stop_taking(&following.job);
         return copy_all(run, order, &following.job).await;
     };
     follow(run, order, following, series).await
@@ -94,6 +96,7 @@ async fn follow(run: &RunContext, order: &CopyOrder, following: &Following, seri
         series: series.id,
         candidates: candidates_to,
         changes: changes_to.clone(),
+        arrived: None,
     };
     let ending = async {
         let head = until_due(run, order, following, &series, &name, arrivals.clone(), &cut).await;
@@ -101,8 +104,8 @@ async fn follow(run: &RunContext, order: &CopyOrder, following: &Following, seri
         closed.cancel();
         head
     };
-    let sender = Sender::new(run, &order.destination, store, Patience::Later, 0);
-    let dispatch = Dispatch { order, sender, suspects: &suspects };
+    let sender = Sender::new(run, &order.destination, store, 0);
+    let dispatch = Dispatch { order, sender, suspects: &suspects, scanning: false };
     let sending = async {
         let sent = dispatch.run(run, candidates, changes_to).await;
         cut.cancel();
@@ -171,100 +174,6 @@ async fn until_due(
 fn until_next(last: Timestamp, now: Timestamp, every: Duration) -> Duration {
     let since = Duration::try_from(now.duration_since(last)).unwrap_or(every);
     every.saturating_sub(since)
-}
-
-/// Reads what is pending, and hands on what has to be looked at.
-struct Producer {
-    job: String,
-    store: BinaryStore,
-    destination: DestinationId,
-    series: SeriesId,
-    candidates: mpsc::Sender<Candidate>,
-    changes: mpsc::Sender<Change>,
-}
-
-/// What is pending, and what is known of it.
-enum Known {
-    /// Nothing has to be done.
-    Settled(i64),
-    /// It has to be looked at.
-    Candidate(Candidate),
-}
-
-impl Producer {
-    /// Goes on until nothing more comes; gives the number of the last that was read.
-    async fn run(
-        self,
-        run: &RunContext,
-        mut arrivals: watch::Receiver<()>,
-        closed: &CancellationToken,
-    ) -> anyhow::Result<i64> {
-        let mut last = 0;
-        loop {
-            // In this order: what came before it was closed is read by the last look.
-            let closing = closed.is_cancelled();
-            arrivals.mark_unchanged();
-            loop {
-                run.go_on()?;
-                let page = self.page(run, last).await?;
-                let Some(end) = page.last() else { break };
-                last = end.seq;
-                let count = page.len() as u64;
-                for known in self.look_up(run, page).await? {
-                    match known {
-                        Known::Settled(seq) => {
-                            self.changes.send(Change::Settled(seq)).await.map_err(|_| Cancelled)?;
-                        }
-                        Known::Candidate(candidate) => {
-                            self.candidates.send(candidate).await.map_err(|_| Cancelled)?;
-                        }
-                    }
-                }
-                run.report.count(|counts| counts.examined += count);
-                run.report.advance(count);
-            }
-            if closing {
-                return Ok(last);
-            }
-            tokio::select! {
-                () = closed.cancelled() => {}
-                Ok(()) = arrivals.changed() => {}
-                () = run.stop.cancelled() => return Err(Cancelled.into()),
-                () = self.candidates.closed() => return Err(Cancelled.into()),
-            }
-        }
-    }
-
-    async fn page(&self, run: &RunContext, after: i64) -> anyhow::Result<Vec<Pending>> {
-        let job = self.job.clone();
-        run.blocking(move |run| run.ledger.pending_after(&job, after)).await
-    }
-
-    async fn look_up(&self, run: &RunContext, page: Vec<Pending>) -> anyhow::Result<Vec<Known>> {
-        let (store, destination, series) = (self.store.clone(), self.destination, self.series);
-        run.blocking(move |run| {
-            let root = source::store_name(&store);
-            let known = |Pending { seq, digest }: Pending| {
-                // It was seen when the job had another shard.
-                if !store.includes(&digest) {
-                    return Ok(Known::Settled(seq));
-                }
-                let indexed = run.ledger.object(destination, &digest)?;
-                let is_there = match indexed {
-                    // Its owner may have written to it again, and not what it was.
-                    Some(bytes) => {
-                        run.ledger.is_member(series, &digest, bytes)?
-                            && store.stamp(&digest).is_ok_and(|stamp| stamp.bytes == bytes)
-                    }
-                    None => run.ledger.is_sidecar(&root, &digest)?,
-                };
-                let candidate = Candidate { digest, indexed, pending: Some(seq) };
-                anyhow::Ok(if is_there { Known::Settled(seq) } else { Known::Candidate(candidate) })
-            };
-            page.into_iter().map(known).collect()
-        })
-        .await
-    }
 }
 
 /// Takes out what is no binary, and says what stays pending of what was read up to number `last`.

@@ -1,7 +1,9 @@
 //! What a scan proves: that all of a store is at the destination, and whether the watcher had missed any of it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::arrivals::Arrived;
 use crate::jobs::context::RunContext;
 use crate::model::digest::Digest;
 use crate::model::run::Proof;
@@ -33,24 +35,25 @@ impl Fresh {
 /// A scan that is to prove something for a job.
 #[derive(Debug)]
 pub(super) struct Proving {
-    job: String,
+    arrived: Arc<Arrived>,
     /// Which watch had been kept since the last scan when this one began; none if there were times without.
     watch: Option<u64>,
 }
 
 impl Proving {
-    pub(super) async fn begin(run: &RunContext, job: &str) -> anyhow::Result<Self> {
-        let job = job.to_owned();
-        let watch = unbroken(run, &job).await?;
-        Ok(Self { job, watch })
+    pub(super) async fn begin(run: &RunContext, arrived: &Arc<Arrived>) -> anyhow::Result<Self> {
+        let watch = unbroken(run, arrived.job()).await?;
+        Ok(Self { arrived: Arc::clone(arrived), watch })
     }
 
     /// How many of the new binaries the watcher had not noted, if it had watched all the time.
     pub(super) async fn missed(&self, run: &RunContext, fresh: &Fresh) -> anyhow::Result<Option<u64>> {
         let Some(watch) = self.watch else { return Ok(None) };
+        // What was taken had been noted, and is noted no more once it is at the destination.
+        let first: Vec<_> = fresh.first.iter().filter(|digest| !self.arrived.contains(digest)).copied().collect();
         let mut missed = 0;
         for look in 0..LOOKS {
-            let (job, first) = (self.job.clone(), fresh.first.clone());
+            let (job, first) = (self.arrived.job().to_owned(), first.clone());
             missed = run.blocking(move |run| run.ledger.count_unnoted(&job, &first)).await?;
             if missed == 0 || look + 1 == LOOKS {
                 break;
@@ -60,7 +63,7 @@ impl Proving {
         if missed > 0 {
             missed += fresh.count - fresh.first.len() as u64;
         }
-        Ok((unbroken(run, &self.job).await? == Some(watch)).then_some(missed))
+        Ok((unbroken(run, self.arrived.job()).await? == Some(watch)).then_some(missed))
     }
 
     /// Records what was proved, if anything was.
@@ -70,7 +73,7 @@ impl Proving {
         }
         let examined = run.report.counts().examined;
         let proof = Proof { run: run.id, finished: run.clock.now(), examined, new: fresh.count, missed };
-        run.blocking(move |run| run.ledger.record_proof(&self.job, &proof)).await
+        run.blocking(move |run| run.ledger.record_proof(self.arrived.job(), &proof)).await
     }
 }
 

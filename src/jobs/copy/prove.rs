@@ -11,7 +11,7 @@ use crate::jobs::context::{Cancelled, RunContext};
 use crate::jobs::cursor::Cursor;
 use crate::jobs::inspect::{Inspected, each_document};
 use crate::jobs::restore::contents::Contents;
-use crate::jobs::send::{Patience, Sender};
+use crate::jobs::send::Sender;
 use crate::jobs::sidecars::Suspects;
 use crate::jobs::source::Head;
 use crate::ledger::{Listed, Scratch, Series, SeriesId};
@@ -109,8 +109,8 @@ async fn send_again(run: &RunContext, order: &CopyOrder, series: &Series, absent
             })
         })
     };
-    let sender = Sender::new(run, &order.destination, &store, Patience::Settle(order.settle), 0);
-    let dispatch = Dispatch { order, sender, suspects: &suspects };
+    let sender = Sender::new(run, &order.destination, &store, 0);
+    let dispatch = Dispatch { order, sender, suspects: &suspects, scanning: false };
     let recorded = record(run, &order.destination, series, changes);
     let (looked, sent, recorded) = tokio::join!(looking, dispatch.run(run, candidates, changes_to), recorded);
     recorded?;

@@ -3,10 +3,12 @@
 //! One that was cut is gone on with where it was: the next begins there, goes to the end, and then does the beginning.
 //! So each is a whole one, and yet those that are cut again and again come around.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
+use super::arrivals::{Arrived, Fate};
 use super::dispatch::Candidate;
 use super::proof::Fresh;
 use crate::jobs::context::{Cancelled, RunContext};
@@ -30,6 +32,8 @@ pub(super) struct Scan {
     pub(super) changes: mpsc::Sender<Change>,
     /// How many names are looked at in a second, at most.
     pub(super) rate: Option<u32>,
+    /// What others take meanwhile, if they do.
+    pub(super) arrived: Option<Arc<Arrived>>,
 }
 
 /// What a scan found.
@@ -97,9 +101,17 @@ impl Scan {
                             continue;
                         }
                         // Asked here, where waiting for the ledger's writer holds up nobody else.
-                        let indexed = index.object(run, digest)?;
-                        if indexed.is_none() {
+                        let mut indexed = index.object(run, digest)?;
+                        let arrived = self.arrived.as_ref().filter(|arrived| arrived.contains(digest));
+                        if indexed.is_none() || arrived.is_some() {
                             fresh.add(*digest);
+                        }
+                        if let Some(arrived) = arrived {
+                            match arrived.fate(run, self.destination, digest)? {
+                                Fate::Sent(bytes) => indexed = Some(bytes),
+                                Fate::Waits => continue,
+                                Fate::Unknown => {}
+                            }
                         }
                         let candidate = Candidate { digest: *digest, indexed, pending: None };
                         self.candidates.blocking_send(candidate).map_err(|_| Cancelled)?;
@@ -135,8 +147,15 @@ impl Scan {
     }
 
     fn gone(&self, run: &RunContext, digest: Digest) -> anyhow::Result<()> {
-        run.report.count(|counts| counts.removed += 1);
-        Ok(self.changes.blocking_send(Change::Removed(digest)).map_err(|_| Cancelled)?)
+        let say = || -> anyhow::Result<()> {
+            run.report.count(|counts| counts.removed += 1);
+            Ok(self.changes.blocking_send(Change::Removed(digest)).map_err(|_| Cancelled)?)
+        };
+        match &self.arrived {
+            // It may have come back since its directory was read, and that has the last word.
+            Some(arrived) => arrived.unless_taken(&digest, say).unwrap_or(Ok(())),
+            None => say(),
+        }
     }
 }
 
