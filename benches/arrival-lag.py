@@ -200,7 +200,8 @@ point_every = "{arguments.point_every}"
         print(f"round trip {arguments.round_trip:g} ms {how}" if arguments.round_trip else "no round trip but that of the machine")
         print(f"{way}, set up in {watched:.1f} s; the store was copied and scanned after {first:.1f} s")
         if scan:
-            print(f"a scan was asked for meanwhile: {scan.communicate(timeout=600)[0].strip().splitlines()[-1]}")
+            scan.communicate(timeout=600)
+            print("meanwhile:", next(line for line in said().splitlines() if "(copy.binaries, request)" in line))
         wait_for("the last run has ended", lambda: said().count("(copy.binaries, change)") >= 2 and "copied" in said().splitlines()[-1], 400)
         resident, peak = memory(service.pid)
         print(f"memory {resident:.0f} MiB, at most {peak:.0f} MiB")

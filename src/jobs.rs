@@ -1,6 +1,7 @@
 //! The use cases: copy, backup, export, restore, verify. Each plans first and acts second.
 
 pub mod backup;
+pub mod buffers;
 pub mod catalogue;
 pub mod closure;
 pub mod context;

@@ -27,7 +27,7 @@ use super::context::{Destination, Ended, RunContext};
 use super::cursor::Cursor;
 use super::learn::{learn_objects, learn_point};
 use super::list::write_lists;
-use super::send::Sender;
+use super::send::{READERS, Sender};
 use super::sidecars::{SidecarRecorder, Suspects};
 use super::source::{self, Head, RepositorySource, Reread};
 use super::upload::{put_once, sweep_uploads};
@@ -38,12 +38,14 @@ use crate::model::point::{FORMAT, PointManifest, PointName, SHARD_FORMAT};
 use crate::model::shard::Shard;
 use crate::repository::walk::Beside;
 
-/// How many binaries wait to be sent.
-const CANDIDATES_AHEAD: usize = 256;
+/// How many binaries are handed on together, and how many times as many wait to be read, and to be sent.
+const BATCH: usize = 16;
+const CANDIDATES_AHEAD: usize = 16;
+const FOUND_AHEAD: usize = 4;
 /// How many answers wait to be recorded, and how many are recorded in one transaction.
 const CHANGES_AHEAD: usize = 512;
 /// After a cut run, how many binaries are looked for before they are sent: more than can be sent and unrecorded.
-const LOOKED_FOR: usize = 2 * CHANGES_AHEAD + CANDIDATES_AHEAD + 256;
+const LOOKED_FOR: usize = 2 * CHANGES_AHEAD + BATCH * (CANDIDATES_AHEAD + READERS + FOUND_AHEAD) + 256;
 
 /// What a copy is to do.
 #[derive(Clone, Debug)]

@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::buffers::Buffers;
 use super::context::{Destination, RunContext};
 use super::reading::settle;
 use super::upload::{Manner, agrees, part_bytes_for, stream_object};
@@ -19,8 +20,11 @@ use crate::store::{ErrorKind, PUT_LIMIT, StoreError};
 
 /// How many bytes of binaries are held at once, however many requests are under way.
 const HELD_BYTES: usize = 24 << 20;
+/// How many of them may be those of binaries that nobody sends yet. A part of a large binary fits beside them, so that
+/// those who send are never all waiting for what waits for them.
+const AHEAD_BYTES: usize = 4 << 20;
 /// How many threads read and digest files; more than cores, since a disk may have to be waited for.
-const READERS: usize = 8;
+pub const READERS: usize = 8;
 
 /// What became of a binary.
 #[derive(Debug)]
@@ -71,14 +75,32 @@ struct Shared {
     store: BinaryStore,
     looks: AtomicUsize,
     budget: Arc<Semaphore>,
+    ahead: Arc<Semaphore>,
+    buffers: Buffers,
     readers: Semaphore,
 }
 
 /// A file as it was read, or what stands against it.
+#[derive(Debug)]
 enum Read {
     Sound(Bytes, OwnedSemaphorePermit),
     Large(u64),
     Other { bytes: u64, small: Option<Vec<u8>> },
+}
+
+/// A binary as it was found, before anything was asked of the destination.
+#[derive(Debug)]
+pub struct Found {
+    first: First,
+    /// Its part of what is held and not sent yet.
+    ahead: Option<OwnedSemaphorePermit>,
+}
+
+#[derive(Debug)]
+enum First {
+    /// The destination has it, and the file is as long as that.
+    Present(u64),
+    Read(io::Result<Read>),
 }
 
 impl Sender {
@@ -91,23 +113,51 @@ impl Sender {
             store: store.clone(),
             looks: AtomicUsize::new(looks),
             budget: Arc::new(Semaphore::new(HELD_BYTES / 1024)),
+            ahead: Arc::new(Semaphore::new(AHEAD_BYTES / 1024)),
+            buffers: Buffers::default(),
             readers: Semaphore::new(READERS),
         }))
     }
 
-    /// Brings one binary to the destination, which has it with the size `indexed` if the index does. An error is one
-    /// that ends the run.
-    pub async fn send(&self, digest: Digest, indexed: Option<u64>, patience: Patience) -> anyhow::Result<Sent> {
-        let key = Key::binary(&digest);
+    /// Looks at the file of a binary, which the destination has with the size `indexed` if the index says so, and reads
+    /// it if that may be necessary. `before_waiting` is called if too much is held, before this waits for less.
+    pub fn find(&self, digest: Digest, indexed: Option<u64>, before_waiting: &mut dyn FnMut()) -> Found {
         if let Some(indexed) = indexed {
             match self.0.store.stamp(&digest) {
-                Ok(stamp) if stamp.bytes == indexed => return Ok(Sent::Present { bytes: indexed }),
+                Ok(stamp) if stamp.bytes == indexed => return Found { first: First::Present(indexed), ahead: None },
                 Ok(_) => {}
-                Err(error) => return Ok(unread(error)),
+                Err(error) => return Found { first: First::Read(Err(error)), ahead: None },
             }
         }
+        let mut ahead = None;
+        let read = self.0.read(digest, |kib| {
+            let few = kib.min(u32::try_from(AHEAD_BYTES / 1024).expect("some thousand"));
+            ahead = Some(acquire(&self.0.ahead, few, before_waiting)?);
+            acquire(&self.0.budget, kib, before_waiting)
+        });
+        Found { first: First::Read(read), ahead }
+    }
+
+    /// Brings one binary to the destination that was found just now. An error is one that ends the run.
+    pub async fn send(
+        &self,
+        digest: Digest,
+        indexed: Option<u64>,
+        found: Found,
+        patience: Patience,
+    ) -> anyhow::Result<Sent> {
+        let key = Key::binary(&digest);
+        let mut first = match found.first {
+            First::Present(bytes) => return Ok(Sent::Present { bytes }),
+            First::Read(read) => Some(read),
+        };
+        drop(found.ahead);
         for settled in [false, true] {
-            let read = match self.read(digest).await? {
+            let read = match first.take() {
+                Some(read) => read,
+                None => self.read(digest).await?,
+            };
+            let read = match read {
                 Ok(read) => read,
                 Err(error) => return Ok(unread(error)),
             };
@@ -163,7 +213,8 @@ impl Sender {
         let _turn = self.0.readers.acquire().await?;
         let shared = Arc::clone(&self.0);
         // Without a context of its own, which is much for a file that takes some microseconds.
-        let read = tokio::task::spawn_blocking(move || shared.read(digest));
+        let read =
+            tokio::task::spawn_blocking(move || shared.read(digest, |kib| acquire(&shared.budget, kib, &mut || {})));
         read.await.context("read a binary on a thread of its own")
     }
 
@@ -201,6 +252,7 @@ impl Sender {
             part_bytes: part_bytes_for(bytes),
             // A part that is larger than the budget could never be paid for; such binaries go one by one.
             budget: (part_bytes_for(bytes) <= PUT_LIMIT).then(|| Arc::clone(&self.0.budget)),
+            buffers: self.0.buffers.clone(),
         };
         let store = self.0.store.clone();
         let streamed = stream_object(&self.0.run, &self.0.destination, key, &manner, move |run, sink| {
@@ -254,24 +306,34 @@ impl Sender {
 }
 
 impl Shared {
-    fn read(&self, digest: Digest) -> io::Result<Read> {
+    /// Reads a file of which so much may be held as `room` gives for its size in KiB.
+    fn read(&self, digest: Digest, room: impl FnOnce(u32) -> io::Result<OwnedSemaphorePermit>) -> io::Result<Read> {
         let file = self.store.open_file(&digest)?;
         let bytes = file.metadata()?.len();
         if bytes > PUT_LIMIT as u64 {
             return Ok(Read::Large(bytes));
         }
-        let kib = u32::try_from(bytes / 1024 + 1).expect("at most the limit of a put");
-        let permit = match Arc::clone(&self.budget).try_acquire_many_owned(kib) {
-            Ok(permit) => permit,
-            Err(_) => tokio::runtime::Handle::current()
-                .block_on(Arc::clone(&self.budget).acquire_many_owned(kib))
-                .map_err(io::Error::other)?,
-        };
+        let permit = room(u32::try_from(bytes / 1024 + 1).expect("at most the limit of a put"))?;
         Ok(match self.store.read_from(&file, bytes, &digest, PUT_LIMIT)? {
             Content::Sound(content) => Read::Sound(content.into(), permit),
             Content::Other { bytes, small } => Read::Other { bytes, small },
         })
     }
+}
+
+/// Takes so many permits, on a thread that may wait for them.
+fn acquire(
+    semaphore: &Arc<Semaphore>,
+    permits: u32,
+    before_waiting: &mut dyn FnMut(),
+) -> io::Result<OwnedSemaphorePermit> {
+    if let Ok(permit) = Arc::clone(semaphore).try_acquire_many_owned(permits) {
+        return Ok(permit);
+    }
+    before_waiting();
+    tokio::runtime::Handle::current()
+        .block_on(Arc::clone(semaphore).acquire_many_owned(permits))
+        .map_err(io::Error::other)
 }
 
 fn unread(error: io::Error) -> Sent {

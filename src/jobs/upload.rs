@@ -5,12 +5,13 @@ use std::io::{self, Write};
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
+use super::buffers::{Buffer, Buffers};
 use super::context::{Destination, RunContext, is_cancelled};
 use crate::ledger::OpenUpload;
 use crate::model::digest::{Algorithm, Digest, Hasher};
@@ -42,20 +43,23 @@ pub struct Manner {
     pub part_bytes: usize,
     /// Bounds the bytes that several objects hold at once, in KiB; none where there is only one.
     pub budget: Option<Arc<Semaphore>>,
+    /// What its parts are held in.
+    pub buffers: Buffers,
 }
 
 impl Manner {
     /// One object by itself, in parts of [`PART_BYTES`], with a SHA-1.
     pub fn alone() -> Self {
-        Self { algorithm: Algorithm::Sha1, part_bytes: PART_BYTES, budget: None }
+        Self { algorithm: Algorithm::Sha1, part_bytes: PART_BYTES, budget: None, buffers: Buffers::default() }
     }
 }
 
 /// Where a producer writes an object to.
 #[derive(Debug)]
 pub struct PartSink {
-    part: BytesMut,
+    part: Option<Buffer>,
     part_bytes: usize,
+    buffers: Buffers,
     permit: Option<OwnedSemaphorePermit>,
     budget: Option<Arc<Semaphore>>,
     hasher: Hasher,
@@ -78,32 +82,39 @@ impl PartSink {
         self.bytes
     }
 
+    /// The part that is being filled, to be sent.
+    fn end_part(&mut self, last: bool) -> Part {
+        let body = self.part.take().map(Buffer::freeze).unwrap_or_default();
+        Part { body, last, permit: self.permit.take() }
+    }
+
     fn flush_part(&mut self) -> io::Result<()> {
-        let part = Part { body: self.part.split().freeze(), last: false, permit: self.permit.take() };
+        let part = self.end_part(false);
         self.to.blocking_send(part).map_err(|_| io::Error::new(io::ErrorKind::BrokenPipe, "the upload ended early"))
     }
 
-    fn begin_part(&mut self) -> io::Result<()> {
+    fn begin_part(&mut self) -> io::Result<Buffer> {
         if let Some(budget) = &self.budget {
             let kib = u32::try_from(self.part_bytes.div_ceil(1024)).unwrap_or(u32::MAX);
             let permit = tokio::runtime::Handle::current().block_on(Arc::clone(budget).acquire_many_owned(kib));
             self.permit = Some(permit.map_err(io::Error::other)?);
         }
-        self.part.reserve(self.part_bytes);
-        Ok(())
+        Ok(self.buffers.take(self.part_bytes))
     }
 }
 
 impl Write for PartSink {
     fn write(&mut self, piece: &[u8]) -> io::Result<usize> {
-        if self.part.len() == self.part_bytes {
+        if self.part.as_ref().is_some_and(|part| part.filled() == self.part_bytes) {
             self.flush_part()?;
         }
-        if self.part.is_empty() {
-            self.begin_part()?;
-        }
-        let taken = piece.len().min(self.part_bytes - self.part.len());
-        self.part.extend_from_slice(&piece[..taken]);
+        let mut part = match self.part.take() {
+            Some(part) => part,
+            None => self.begin_part()?,
+        };
+        let taken = piece.len().min(self.part_bytes - part.filled());
+        part.push(&piece[..taken]);
+        self.part = Some(part);
         self.hasher.update(&piece[..taken]);
         self.bytes += taken as u64;
         Ok(taken)
@@ -148,8 +159,9 @@ pub async fn stream_object<T: Send + 'static>(
 ) -> anyhow::Result<Streamed<T>> {
     let (to, parts) = mpsc::channel(1);
     let mut sink = PartSink {
-        part: BytesMut::new(),
+        part: None,
         part_bytes: manner.part_bytes,
+        buffers: manner.buffers.clone(),
         permit: None,
         budget: manner.budget.clone(),
         hasher: Hasher::new(manner.algorithm),
@@ -158,7 +170,7 @@ pub async fn stream_object<T: Send + 'static>(
     };
     let producer = run.blocking(move |run| {
         let value = produce(run, &mut sink)?;
-        let last = Part { body: sink.part.split().freeze(), last: true, permit: sink.permit.take() };
+        let last = sink.end_part(true);
         let (bytes, digest) = (sink.bytes, sink.hasher.finish());
         // The receiver is gone only after an error of its own, which is the one that is shown.
         drop(sink.to.blocking_send(last));

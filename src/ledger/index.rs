@@ -501,6 +501,16 @@ impl Ledger {
         Ok(member(&self.connection(), series, digest).context("read the index")? == Some(bytes))
     }
 
+    /// Whether the copy under way has recorded that a binary is at the destination and belongs to the next restore point.
+    pub fn is_added(&self, series: SeriesId, digest: &Digest) -> anyhow::Result<bool> {
+        self.connection()
+            .prepare_cached(
+                "SELECT EXISTS (SELECT 1 FROM changes WHERE series = ? AND digest = ? AND size IS NOT NULL)",
+            )?
+            .query_row(params![series, digest.as_bytes()], |row| row.get(0))
+            .context("read the index")
+    }
+
     /// Whether a file of a store is known to be a sidecar.
     pub fn is_sidecar(&self, store: &str, digest: &Digest) -> anyhow::Result<bool> {
         self.connection()

@@ -466,14 +466,17 @@ async fn a_large_damaged_file_leaves_nothing_behind_and_a_sound_one_is_equal() {
 }
 
 #[tokio::test]
-async fn many_large_files_at_once_do_not_wait_for_each_other() {
+async fn many_large_files_and_what_was_read_ahead_do_not_wait_for_each_other() {
     let lab = Lab::new();
     for seed in 0..8 {
         lab.add(&content(seed, 8 * MIB + 1 + usize::try_from(seed).unwrap()));
     }
     lab.add(&content(9, 8 * MIB));
+    for seed in 10..40 {
+        lab.add(&content(seed, MIB));
+    }
     let run = lab.copy().await;
-    assert_eq!((succeeded(&run), run.counts.copied), (run.result.clone().unwrap(), 9));
+    assert_eq!((succeeded(&run), run.counts.copied), (run.result.clone().unwrap(), 39));
     assert_eq!(lab.listed(&run.result.unwrap()).await, lab.expected());
 }
 

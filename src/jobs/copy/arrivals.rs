@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::BATCH;
 use super::dispatch::Candidate;
 use crate::jobs::context::{Cancelled, RunContext};
 use crate::jobs::source;
@@ -31,12 +32,10 @@ pub(super) struct Arrived {
 
 /// What a scan does about a binary that was taken.
 pub(super) enum Fate {
-    /// It is at the destination, with this size.
-    Sent(u64),
-    /// It is on its way, or pending until it can be.
-    Waits,
-    /// It was dealt with, and is there again; or the scan is to judge it.
-    Unknown,
+    /// Nothing: it belongs to the next restore point, is on its way, or stays pending until it can be.
+    Settled,
+    /// It has to look, since it is to judge it, or since it is there again; the destination has it with this size, if it does.
+    Open(Option<u64>),
 }
 
 impl Arrived {
@@ -72,12 +71,18 @@ impl Arrived {
     }
 
     /// What has become of one that was taken.
-    pub(super) fn fate(&self, run: &RunContext, destination: DestinationId, digest: &Digest) -> anyhow::Result<Fate> {
-        // What was pending when the scan began will be taken for dealt with, so the scan has to.
-        if run.ledger.is_pending_after(&self.job, digest, self.mark)? {
-            return Ok(Fate::Waits);
+    pub(super) fn fate(
+        &self,
+        run: &RunContext,
+        destination: DestinationId,
+        series: SeriesId,
+        digest: &Digest,
+    ) -> anyhow::Result<Fate> {
+        // What was pending when the scan began will be taken for dealt with, so the scan has to look at it.
+        if run.ledger.is_pending_after(&self.job, digest, self.mark)? || run.ledger.is_added(series, digest)? {
+            return Ok(Fate::Settled);
         }
-        Ok(run.ledger.object(destination, digest)?.map_or(Fate::Unknown, Fate::Sent))
+        Ok(Fate::Open(run.ledger.object(destination, digest)?))
     }
 }
 
@@ -92,7 +97,7 @@ pub(super) struct Producer {
     pub(super) store: BinaryStore,
     pub(super) destination: DestinationId,
     pub(super) series: SeriesId,
-    pub(super) candidates: mpsc::Sender<Candidate>,
+    pub(super) candidates: mpsc::Sender<Vec<Candidate>>,
     pub(super) changes: mpsc::Sender<Change>,
     /// If a scan is under way, what it is told.
     pub(super) arrived: Option<Arc<Arrived>>,
@@ -124,15 +129,17 @@ impl Producer {
                 let Some((page, has_room)) = self.page(run, last).await? else { break };
                 last = page.last().map_or(last, |end| end.seq);
                 let count = page.len() as u64;
+                let mut candidates = Vec::new();
                 for known in self.look_up(run, page).await? {
                     match known {
                         Known::Settled(seq) => {
                             self.changes.send(Change::Settled(seq)).await.map_err(|_| Cancelled)?;
                         }
-                        Known::Candidate(candidate) => {
-                            self.candidates.send(candidate).await.map_err(|_| Cancelled)?;
-                        }
+                        Known::Candidate(candidate) => candidates.push(candidate),
                     }
+                }
+                for batch in candidates.chunks(BATCH) {
+                    self.candidates.send(batch.to_vec()).await.map_err(|_| Cancelled)?;
                 }
                 // A scan counts what it looks at.
                 if self.arrived.is_none() {

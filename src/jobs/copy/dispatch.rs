@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
-use super::{CHANGES_AHEAD, CopyOrder};
+use super::{CHANGES_AHEAD, CopyOrder, FOUND_AHEAD};
 use crate::jobs::context::{Cancelled, Destination, RunContext};
-use crate::jobs::send::{Patience, Sender, Sent};
+use crate::jobs::send::{Found, Patience, READERS, Sender, Sent};
 use crate::jobs::sidecars::Suspects;
 use crate::ledger::{Change, Series};
 use crate::model::digest::Digest;
@@ -36,28 +37,60 @@ pub(super) struct Dispatch<'a> {
     pub(super) scanning: bool,
 }
 
+/// Candidates with what their files hold.
+type FoundBatch = Vec<(Candidate, Found)>;
+
 impl Dispatch<'_> {
     pub(super) async fn run(
         &self,
         run: &RunContext,
-        candidates: mpsc::Receiver<Candidate>,
+        candidates: mpsc::Receiver<Vec<Candidate>>,
         changes: mpsc::Sender<Change>,
     ) -> anyhow::Result<()> {
+        let over = run.stop.child_token();
         let candidates = Arc::new(Mutex::new(candidates));
+        let (found_to, found) = mpsc::channel(FOUND_AHEAD);
+        let read = |_| {
+            let reader = Reader {
+                sender: self.sender.clone(),
+                candidates: Arc::clone(&candidates),
+                found: found_to.clone(),
+                over: over.clone(),
+            };
+            tokio::task::spawn_blocking(move || reader.read())
+        };
+        let readers: Vec<_> = (0..READERS).map(read).collect();
+        drop((candidates, found_to));
+        let sent = self.send(run, found, changes).await;
+        over.cancel();
+        for reader in readers {
+            reader.await?;
+        }
+        sent?;
+        run.go_on()
+    }
+
+    async fn send(
+        &self,
+        run: &RunContext,
+        found: mpsc::Receiver<FoundBatch>,
+        changes: mpsc::Sender<Change>,
+    ) -> anyhow::Result<()> {
+        let found = Arc::new(Mutex::new((found, Vec::new().into_iter())));
         let mut workers = JoinSet::new();
         for _ in 0..self.order.parallel {
             let worker = Worker {
                 run: run.clone(),
                 sender: self.sender.clone(),
                 suspects: Arc::clone(self.suspects),
-                candidates: Arc::clone(&candidates),
+                found: Arc::clone(&found),
                 changes: changes.clone(),
                 settle: self.order.settle,
                 scanning: self.scanning,
             };
             workers.spawn(worker.work());
         }
-        drop((candidates, changes));
+        drop((found, changes));
         while let Some(ended) = workers.join_next().await {
             match ended? {
                 Ok(()) => {}
@@ -66,16 +99,63 @@ impl Dispatch<'_> {
                 Err(error) => return Err(error),
             }
         }
-        run.go_on()
+        Ok(())
     }
 }
+
+/// One of those who read files. They hand on a batch at a time: to wake somebody for each costs as much as to read it.
+struct Reader {
+    sender: Sender,
+    candidates: Arc<Mutex<mpsc::Receiver<Vec<Candidate>>>>,
+    found: mpsc::Sender<FoundBatch>,
+    over: CancellationToken,
+}
+
+impl Reader {
+    fn read(self) {
+        let handle = tokio::runtime::Handle::current();
+        while let Some(batch) = handle.block_on(self.next()) {
+            let mut found = FoundBatch::with_capacity(batch.len());
+            for candidate in batch {
+                // What was read is sent before it is waited for that less is held.
+                let mut hand_on = || self.hand_on(&mut found);
+                let one = self.sender.find(candidate.digest, candidate.indexed, &mut hand_on);
+                found.push((candidate, one));
+            }
+            self.hand_on(&mut found);
+        }
+    }
+
+    /// The next candidates; none if there are no more, or if nobody sends any more.
+    async fn next(&self) -> Option<Vec<Candidate>> {
+        let mut candidates = self.candidates.lock().await;
+        tokio::select! {
+            biased;
+            () = self.over.cancelled() => {
+                candidates.close();
+                None
+            }
+            batch = candidates.recv() => batch,
+        }
+    }
+
+    fn hand_on(&self, found: &mut FoundBatch) {
+        if !found.is_empty() {
+            // Nobody takes them once nobody sends any more, which the next look tells.
+            drop(self.found.blocking_send(std::mem::take(found)));
+        }
+    }
+}
+
+/// What was read and nobody has taken: batches, and what is left of the last.
+type Ready = Mutex<(mpsc::Receiver<FoundBatch>, std::vec::IntoIter<(Candidate, Found)>)>;
 
 /// One of those who send: they last as long as the copy, since a task for each binary costs more than some of them.
 struct Worker {
     run: RunContext,
     sender: Sender,
     suspects: Arc<Suspects>,
-    candidates: Arc<Mutex<mpsc::Receiver<Candidate>>>,
+    found: Arc<Ready>,
     changes: mpsc::Sender<Change>,
     settle: Duration,
     scanning: bool,
@@ -83,25 +163,30 @@ struct Worker {
 
 impl Worker {
     async fn work(self) -> anyhow::Result<()> {
-        while let Some(candidate) = self.next().await {
+        while let Some((candidate, found)) = self.next().await {
             // Who writes to a binary that was just seen may not be done.
             let patience = if candidate.pending.is_some() { Patience::Later } else { Patience::Settle(self.settle) };
-            let sent = self.sender.send(candidate.digest, candidate.indexed, patience).await?;
+            let sent = self.sender.send(candidate.digest, candidate.indexed, found, patience).await?;
             self.take(candidate, sent).await?;
         }
         Ok(())
     }
 
-    async fn next(&self) -> Option<Candidate> {
-        let mut candidates = self.candidates.lock().await;
-        tokio::select! {
-            biased;
-            () = self.run.stop.cancelled() => {
-                // Whoever finds them must not wait for room.
-                candidates.close();
-                None
+    async fn next(&self) -> Option<(Candidate, Found)> {
+        let mut ready = self.found.lock().await;
+        loop {
+            if self.run.stop.is_cancelled() {
+                return None;
             }
-            candidate = candidates.recv() => candidate,
+            let (batches, rest) = &mut *ready;
+            if let Some(found) = rest.next() {
+                return Some(found);
+            }
+            tokio::select! {
+                biased;
+                () = self.run.stop.cancelled() => return None,
+                batch = batches.recv() => *rest = batch?.into_iter(),
+            }
         }
     }
 

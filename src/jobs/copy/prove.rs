@@ -103,7 +103,7 @@ async fn send_again(run: &RunContext, order: &CopyOrder, series: &Series, absent
                 if store.check(&binary.digest, &|| run.stop.is_cancelled()).unwrap_or(false) {
                     let indexed = run.ledger.object(destination, &binary.digest)?;
                     let candidate = Candidate { digest: binary.digest, indexed, pending: None };
-                    candidates_to.blocking_send(candidate).map_err(|_| Cancelled)?;
+                    candidates_to.blocking_send(vec![candidate]).map_err(|_| Cancelled)?;
                 }
                 Ok(())
             })

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
+use super::BATCH;
 use super::arrivals::{Arrived, Fate};
 use super::dispatch::Candidate;
 use super::proof::Fresh;
@@ -28,7 +29,7 @@ const RECORD_EVERY: Duration = Duration::from_secs(5);
 pub(super) struct Scan {
     pub(super) destination: DestinationId,
     pub(super) series: SeriesId,
-    pub(super) candidates: mpsc::Sender<Candidate>,
+    pub(super) candidates: mpsc::Sender<Vec<Candidate>>,
     pub(super) changes: mpsc::Sender<Change>,
     /// How many names are looked at in a second, at most.
     pub(super) rate: Option<u32>,
@@ -82,6 +83,7 @@ impl Scan {
         // What precedes the stretch is not gone.
         while members.take_if(|member| stretch.is_after(&member.0))?.is_some() {}
         let mut index = Index { destination: self.destination, ahead: Ahead::Unknown };
+        let mut candidates = Vec::new();
         let mut walk = Walk::begin_in(store, WALKERS, stretch)?;
         for found in &mut walk {
             run.go_on()?;
@@ -107,15 +109,19 @@ impl Scan {
                             fresh.add(*digest);
                         }
                         if let Some(arrived) = arrived {
-                            match arrived.fate(run, self.destination, digest)? {
-                                Fate::Sent(bytes) => indexed = Some(bytes),
-                                Fate::Waits => continue,
-                                Fate::Unknown => {}
+                            match arrived.fate(run, self.destination, series, digest)? {
+                                Fate::Settled => continue,
+                                Fate::Open(object) => indexed = object,
                             }
                         }
                         let candidate = Candidate { digest: *digest, indexed, pending: None };
-                        self.candidates.blocking_send(candidate).map_err(|_| Cancelled)?;
+                        candidates.push(candidate);
+                        if candidates.len() == BATCH {
+                            self.hand_on(&mut candidates)?;
+                        }
                     }
+                    // Before anything is waited for.
+                    self.hand_on(&mut candidates)?;
                     let examined = batch.len() as u64;
                     run.report.count(|counts| {
                         counts.examined += examined;
@@ -144,6 +150,13 @@ impl Scan {
             self.gone(run, gone)?;
         }
         Ok(walk.beside())
+    }
+
+    fn hand_on(&self, candidates: &mut Vec<Candidate>) -> anyhow::Result<()> {
+        if candidates.is_empty() {
+            return Ok(());
+        }
+        Ok(self.candidates.blocking_send(std::mem::take(candidates)).map_err(|_| Cancelled)?)
     }
 
     fn gone(&self, run: &RunContext, digest: Digest) -> anyhow::Result<()> {

@@ -109,7 +109,10 @@ impl Backend {
     }
 }
 
-/// What has arrived of a body; a body in one piece is never copied.
+/// A piece of at most so many bytes is copied: it would keep all that was read from the connection together with it.
+const SMALL: usize = 4 << 10;
+
+/// What has arrived of a body; a larger one in one piece is never copied.
 #[derive(Default)]
 struct Pieces {
     first: Bytes,
@@ -129,7 +132,11 @@ impl Pieces {
     }
 
     fn join(self) -> Bytes {
-        if self.all.is_empty() { self.first } else { self.all.freeze() }
+        match self.first.len() {
+            _ if !self.all.is_empty() => self.all.freeze(),
+            ..=SMALL => Bytes::copy_from_slice(&self.first),
+            _ => self.first,
+        }
     }
 }
 
