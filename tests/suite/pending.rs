@@ -109,7 +109,9 @@ async fn what_is_not_its_name_stays_pending_and_a_scan_judges_it() {
 async fn a_scan_takes_out_what_was_seen_before_it_began_and_nothing_else() {
     let lab = Lab::new();
     lab.write(&Digest::of(lab.layout.algorithms[0], b"x"), b"not x");
-    let [before, meanwhile] = [lab.add(b"before"), lab.add(b"meanwhile")];
+    // Its owner is still writing, so that it cannot be taken meanwhile either.
+    let [before, meanwhile] = [lab.add(b"before"), Digest::of(lab.layout.algorithms[0], b"meanwhile")];
+    lab.write(&meanwhile, b"mean");
     let jobs = [JOB.to_owned()];
     see(&lab, &[before, meanwhile]);
     lab.runner.ledger.mark_unwatched(&jobs, "2026-01-01T00:00:00Z".parse().unwrap()).unwrap();
