@@ -38,9 +38,11 @@ use crate::model::point::{FORMAT, PointManifest, PointName, SHARD_FORMAT};
 use crate::model::shard::Shard;
 use crate::repository::walk::Beside;
 
-/// How many binaries are handed on together, and how many times as many wait to be read, and to be sent.
+/// How many binaries are handed on together.
 const BATCH: usize = 16;
+/// How many batches wait to be read.
 const CANDIDATES_AHEAD: usize = 16;
+/// How many batches that were read wait to be sent.
 const FOUND_AHEAD: usize = 4;
 /// How many answers wait to be recorded, and how many are recorded in one transaction.
 const CHANGES_AHEAD: usize = 512;

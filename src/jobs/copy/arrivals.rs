@@ -1,7 +1,7 @@
 //! What comes for a job while it runs: read from what is pending, and handed on.
 //!
-//! Beside a scan the two agree on who does what. What has been taken from what is pending is never said to be gone by a
-//! scan that had looked before it came, and a scan that comes upon it leaves it to whoever took it.
+//! Beside a scan the two agree on who does what. A scan that had looked before something came does not say that it is
+//! gone, and one that comes upon what has been taken leaves it to whoever took it.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -64,10 +64,10 @@ impl Arrived {
         self.lock().contains(&first_bytes(digest))
     }
 
-    /// Does something about a binary, unless it was taken; then nobody takes it until that is done.
-    pub(super) fn unless_taken<T>(&self, digest: &Digest, act: impl FnOnce() -> T) -> Option<T> {
+    /// Does something about a binary, given whether it was taken; nobody takes it, or takes it again, until that is done.
+    pub(super) fn in_order<T>(&self, digest: &Digest, act: impl FnOnce(bool) -> T) -> T {
         let taken = self.lock();
-        (!taken.contains(&first_bytes(digest))).then(act)
+        act(taken.contains(&first_bytes(digest)))
     }
 
     /// What has become of one that was taken.

@@ -18,16 +18,24 @@ const LOOKS: u32 = 6;
 #[derive(Debug, Default)]
 pub(super) struct Fresh {
     pub(super) count: u64,
+    /// The first of those that nobody had taken yet, and how many more there are.
     first: Vec<Digest>,
+    more: u64,
     /// Whether there were directories that could not be read.
     pub(super) blind: bool,
 }
 
 impl Fresh {
-    pub(super) fn add(&mut self, digest: Digest) {
+    /// Counts one; what was taken from what is pending has been noted, and need not be looked for.
+    pub(super) fn add(&mut self, digest: Digest, taken: bool) {
         self.count += 1;
+        if taken {
+            return;
+        }
         if self.first.len() < REMEMBERED {
             self.first.push(digest);
+        } else {
+            self.more += 1;
         }
     }
 }
@@ -49,7 +57,7 @@ impl Proving {
     /// How many of the new binaries the watcher had not noted, if it had watched all the time.
     pub(super) async fn missed(&self, run: &RunContext, fresh: &Fresh) -> anyhow::Result<Option<u64>> {
         let Some(watch) = self.watch else { return Ok(None) };
-        // What was taken had been noted, and is noted no more once it is at the destination.
+        // The same for what was taken since.
         let first: Vec<_> = fresh.first.iter().filter(|digest| !self.arrived.contains(digest)).copied().collect();
         let mut missed = 0;
         for look in 0..LOOKS {
@@ -61,7 +69,7 @@ impl Proving {
             run.clock.sleep(NOTED_AFTER).await;
         }
         if missed > 0 {
-            missed += fresh.count - fresh.first.len() as u64;
+            missed += fresh.more;
         }
         Ok((unbroken(run, self.arrived.job()).await? == Some(watch)).then_some(missed))
     }
@@ -85,4 +93,28 @@ async fn unbroken(run: &RunContext, job: &str) -> anyhow::Result<Option<u64>> {
         Ok(if run.ledger.is_unwatched(&job)? { None } else { watch })
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::digest::Algorithm;
+
+    #[test]
+    fn what_was_taken_takes_no_room_and_is_not_among_what_was_missed() {
+        let mut fresh = Fresh::default();
+        let digest = |number: usize| Digest::of(Algorithm::Sha1, number.to_string().as_bytes());
+        for number in 0..20 {
+            fresh.add(digest(number), true);
+        }
+        assert_eq!((fresh.count, fresh.first.len(), fresh.more), (20, 0, 0));
+        for number in 0..REMEMBERED + 7 {
+            fresh.add(digest(number), number % 2 == 1);
+        }
+        assert_eq!((fresh.first.len(), fresh.more), (REMEMBERED / 2 + 4, 0));
+        for number in 0..REMEMBERED {
+            fresh.add(digest(number), false);
+        }
+        assert_eq!((fresh.first.len(), fresh.more), (REMEMBERED, (REMEMBERED / 2 + 4) as u64));
+    }
 }

@@ -3,6 +3,7 @@
 //! One that was cut is gone on with where it was: the next begins there, goes to the end, and then does the beginning.
 //! So each is a whole one, and yet those that are cut again and again come around.
 
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -92,7 +93,7 @@ impl Scan {
                     let mut known_sidecars = 0;
                     for digest in &batch {
                         while let Some((gone, _)) = members.take_if(|member| member.0 < *digest)? {
-                            self.gone(run, gone)?;
+                            self.gone(run, store, gone)?;
                         }
                         if members.take_if(|member| member.0 == *digest)?.is_some() {
                             continue;
@@ -106,7 +107,7 @@ impl Scan {
                         let mut indexed = index.object(run, digest)?;
                         let arrived = self.arrived.as_ref().filter(|arrived| arrived.contains(digest));
                         if indexed.is_none() || arrived.is_some() {
-                            fresh.add(*digest);
+                            fresh.add(*digest, arrived.is_some());
                         }
                         if let Some(arrived) = arrived {
                             match arrived.fate(run, self.destination, series, digest)? {
@@ -139,7 +140,7 @@ impl Scan {
                     run.report.problem("unreadable", path.display().to_string(), format!("read directory: {cause}"));
                     let text = |digest: &Digest| digest.to_string();
                     while let Some((gone, _)) = members.take_if(|member| text(&member.0) < digits)? {
-                        self.gone(run, gone)?;
+                        self.gone(run, store, gone)?;
                     }
                     // What cannot be seen is not gone.
                     while members.take_if(|member| text(&member.0).starts_with(&digits))?.is_some() {}
@@ -147,7 +148,7 @@ impl Scan {
             }
         }
         while let Some((gone, _)) = members.take_if(|member| stretch.contains(&member.0))? {
-            self.gone(run, gone)?;
+            self.gone(run, store, gone)?;
         }
         Ok(walk.beside())
     }
@@ -159,16 +160,17 @@ impl Scan {
         Ok(self.candidates.blocking_send(std::mem::take(candidates)).map_err(|_| Cancelled)?)
     }
 
-    fn gone(&self, run: &RunContext, digest: Digest) -> anyhow::Result<()> {
+    fn gone(&self, run: &RunContext, store: &BinaryStore, digest: Digest) -> anyhow::Result<()> {
         let say = || -> anyhow::Result<()> {
             run.report.count(|counts| counts.removed += 1);
             Ok(self.changes.blocking_send(Change::Removed(digest)).map_err(|_| Cancelled)?)
         };
-        match &self.arrived {
-            // It may have come back since its directory was read, and that has the last word.
-            Some(arrived) => arrived.unless_taken(&digest, say).unwrap_or(Ok(())),
-            None => say(),
-        }
+        let Some(arrived) = &self.arrived else { return say() };
+        arrived.in_order(&digest, |taken| {
+            // It may have come since its directory was read. What comes after this look is taken after it.
+            let is_there = || !store.stamp(&digest).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+            if taken && is_there() { Ok(()) } else { say() }
+        })
     }
 }
 
