@@ -69,11 +69,8 @@ impl Tree {
             return Err(Errno::EXIST.into());
         }
         let uploads = self.uploads()?;
-        let name = format!("{PUT_PREFIX}{:016x}", fastrand::u64(..));
-        let mut file = create(&uploads, &name)?;
+        let (mut file, name) = begin_put(&uploads)?;
         let written = (|| {
-            // Tells a put under way from one that died; the lock ends with the process.
-            flock(&file, FlockOperation::LockExclusive)?;
             file.write_all(body)?;
             file.sync_all()?;
             self.place(&uploads, &name, key)
@@ -266,6 +263,19 @@ fn split(key: &Key) -> io::Result<(&str, &str)> {
 pub(super) fn open_directory(parent: &OwnedFd, name: &str) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     openat(parent, name, flags, Mode::empty())
+}
+
+/// A new file for a put. Its lock, which ends with the process, tells it from that of one that died.
+fn begin_put(uploads: &OwnedFd) -> io::Result<(File, String)> {
+    loop {
+        let name = format!("{PUT_PREFIX}{:016x}", fastrand::u64(..));
+        let file = create(uploads, &name)?;
+        flock(&file, FlockOperation::LockExclusive)?;
+        // A sweep may have come between the two.
+        if rustix::fs::fstat(&file)?.st_nlink > 0 {
+            return Ok((file, name));
+        }
+    }
 }
 
 /// A new file, to be written and read back.
