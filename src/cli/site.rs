@@ -137,9 +137,12 @@ impl ConfiguredSite {
     }
 
     async fn restore(&self, run: &RunContext, request: &RestoreRequest) -> anyhow::Result<Ended> {
-        let PreparedRestore { order, other_repository, .. } = self.prepare_restore(run, request).await?;
+        let PreparedRestore { order, other_repository, no_owner, .. } = self.prepare_restore(run, request).await?;
         if let Some(message) = other_repository {
             run.report.notice("repository", spelled_from(&request.from), message);
+        }
+        if let Some(message) = no_owner {
+            run.report.notice("owner", order.binaries.root().display().to_string(), message);
         }
         let ended = restore(run, &order).await?;
         let Origin::Backup(_, destination) = &order.from else { return Ok(ended) };
@@ -303,6 +306,9 @@ impl Site for ConfiguredSite {
         let prepared = self.prepare_restore(run, request).await?;
         for message in prepared.other_repository.into_iter().chain(prepared.no_documents) {
             run.report.notice("repository", spelled_from(&request.from), message);
+        }
+        if let Some(message) = prepared.no_owner {
+            run.report.notice("owner", prepared.order.binaries.root().display().to_string(), message);
         }
         plan(run, &prepared.order).await
     }

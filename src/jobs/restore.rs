@@ -32,6 +32,7 @@ use compare::Comparison;
 use contents::Contents;
 pub use fetch::DOCUMENTS_LIMIT;
 pub use origin::{Origin, RestoreFrom};
+pub use owner::falls_to_root;
 use staging::Staging;
 
 /// How many earlier runs are looked at for restores that were cut.

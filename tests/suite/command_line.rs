@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
@@ -486,6 +486,32 @@ fn a_restore_into_the_repository_repairs_it_and_warns_to_stop_its_owner() {
     ended.complains("stop the repository (Fedora) first");
     assert_eq!((&ended.json()["job"], &ended.json()["kind"]), (&"restore".into(), &"restore".into()));
     assert_eq!(site.content_of("binaries", &digest), "one");
+}
+
+#[test]
+fn root_is_told_when_what_it_restores_would_be_its_own() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: it is about restores by root");
+        return;
+    }
+    let site = Site::new();
+    let digest = site.binary("one");
+    let point = site.copy();
+    let told = "`chown -R` it to the repository's user";
+    let dry = ["restore", &point, "--dry-run"];
+    assert!(!site.holdfast(&dry).exits(0).err.contains(told), "the store is there, and says whose they are");
+    fs::remove_dir_all(site.path("binaries")).unwrap();
+    site.holdfast(&dry).exits(0).complains(told);
+    let run = site.holdfast(&["restore", &point, "--yes", "--json"]).exits(0).json();
+    assert_eq!((&run["outcome"], &run["problems"][0]["kind"]), (&"succeeded".into(), &"owner".into()), "{run}");
+    // Made by somebody else first, they are theirs.
+    fs::remove_dir_all(site.path("binaries")).unwrap();
+    fs::create_dir(site.path("binaries")).unwrap();
+    chown(site.path("binaries"), Some(4711), Some(4712)).unwrap();
+    let run = site.holdfast(&["restore", &point, "--yes", "--json"]).exits(0).json();
+    assert_eq!(run["problems"], Value::Array(Vec::new()), "{run}");
+    let found = site.path("binaries").join(Layout::modeshape().path(&digest)).metadata().unwrap();
+    assert_eq!((found.uid(), found.gid()), (4711, 4712));
 }
 
 #[test]

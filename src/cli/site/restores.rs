@@ -8,7 +8,7 @@ use crate::cli::locate::{Located, locate, spelled};
 use crate::cli::text;
 use crate::config::{Config, Repository};
 use crate::jobs::context::RunContext;
-use crate::jobs::restore::{Origin, Parts, RestoreFrom, RestoreOrder};
+use crate::jobs::restore::{Origin, Parts, RestoreFrom, RestoreOrder, falls_to_root};
 use crate::repository::binaries::BinaryStore;
 use crate::repository::documents::{DocumentDirectory, DocumentSource};
 use crate::service::request::RestoreRequest;
@@ -20,6 +20,8 @@ pub(in crate::cli) struct PreparedRestore {
     pub(in crate::cli) other_repository: Option<String>,
     /// The documents have nowhere to go; the run names them by itself.
     pub(in crate::cli) no_documents: Option<String>,
+    /// Nothing tells whose files the restored ones are to be.
+    pub(in crate::cli) no_owner: Option<String>,
 }
 
 impl ConfiguredSite {
@@ -92,7 +94,11 @@ fn prepare(
         parts: request.parts,
         ignore_connections: request.ignore_connections,
     };
-    PreparedRestore { order, other_repository: None, no_documents }
+    let no_owner = (request.to.is_none() && falls_to_root(&binaries)).then(|| {
+        let place = binaries.display();
+        format!("`{place}` is not there, so what is restored belongs to root: `chown -R` it to the repository's user")
+    });
+    PreparedRestore { order, other_repository: None, no_documents, no_owner }
 }
 
 /// Where a restore puts binaries and documents.

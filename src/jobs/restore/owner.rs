@@ -37,6 +37,12 @@ impl Owned {
     }
 }
 
+/// Whether what is restored to a directory is going to be root's for want of anybody else: root restores, the directory
+/// is not there, and the nearest one above it that is belongs to root.
+pub fn falls_to_root(directory: &Path) -> bool {
+    !directory.exists() && matches!(Owned::like(directory), Owned(Some((0, _))))
+}
+
 /// Lets a directory pass on to what is made in it what `like` passes on: the group, and the default access control
 /// list.
 ///
