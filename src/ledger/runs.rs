@@ -108,15 +108,15 @@ impl Ledger {
         Ok(statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?)
     }
 
-    /// Takes runs out of the history that ended before this time; the latest of each job and the latest that
-    /// succeeded stay. Gives how many went.
+    /// Takes runs out of the history that ended before this time; of each job, the latest and the latest that
+    /// succeeded or was partial stay. Gives how many went.
     pub fn forget_runs(&self, before: Timestamp) -> anyhow::Result<usize> {
         self.connection()
             .execute(
                 "DELETE FROM runs WHERE outcome IS NOT NULL AND julianday(finished) < julianday(?)
                  AND id NOT IN (SELECT max(id) FROM runs GROUP BY job)
-                 AND id NOT IN (SELECT max(id) FROM runs WHERE outcome = ? GROUP BY job)",
-                params![before.to_string(), Outcome::Succeeded.as_str()],
+                 AND id NOT IN (SELECT max(id) FROM runs WHERE outcome IN (?, ?) GROUP BY job, outcome)",
+                params![before.to_string(), Outcome::Succeeded.as_str(), Outcome::Partial.as_str()],
             )
             .context("take old runs out of the history")
     }

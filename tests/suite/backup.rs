@@ -240,6 +240,20 @@ async fn an_empty_store_is_backed_up_but_not_one_that_became_empty_or_holds_fore
     assert!(run.error.unwrap().contains("mounted"));
 }
 
+#[tokio::test]
+async fn however_often_it_is_found_empty_a_store_that_held_binaries_is_not_believed() {
+    let lab = Lab::new();
+    let digest = lab.add(b"x");
+    assert_eq!(lab.backup().await.outcome, SUCCEEDED);
+    std::fs::remove_file(lab.binaries().path(&digest)).unwrap();
+    for _ in 0..60 {
+        assert_eq!(lab.backup().await.outcome, FAILED);
+    }
+    // Nor once they are all that is left of the history.
+    lab.runner.ledger.forget_runs("2200-01-01T00:00:00Z".parse().unwrap()).unwrap();
+    assert_eq!(lab.backup().await.outcome, FAILED);
+}
+
 /// Documents of which each fills a file of its own, and so a volume.
 fn write_large_documents(lab: &mut Lab, count: u64) {
     const DIGITS: &[u8; 64] = b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ+-";

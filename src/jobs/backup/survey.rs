@@ -15,8 +15,6 @@ use crate::repository::walk::{Found, Walk};
 
 /// How many threads walk the store.
 const WALKERS: usize = 2;
-/// How many earlier runs are looked at for what the store used to hold.
-const REMEMBERED_RUNS: u32 = 50;
 
 /// The mark of a file that has the name of a sidecar of another one: if its content is not its name, it is that.
 pub(super) const SIDECAR_NAME: i64 = 1;
@@ -114,12 +112,12 @@ fn refuse_implausible(run: &RunContext, job: &str, store: &BinaryStore) -> anyho
             counts.foreign
         );
     }
-    let before = run
-        .ledger
-        .runs(&RunFilter::latest(Some(job), REMEMBERED_RUNS))?
-        .into_iter()
-        .find(|earlier| matches!(earlier.outcome, Some(Outcome::Succeeded | Outcome::Partial)))
-        .map_or(0, |earlier| earlier.counts.examined);
+    // However many failed since: they may have found the store empty again and again.
+    let mut earlier = Vec::new();
+    for outcome in [Outcome::Succeeded, Outcome::Partial] {
+        earlier.extend(run.ledger.runs(&RunFilter { outcome: Some(outcome), ..RunFilter::latest(Some(job), 1) })?);
+    }
+    let before = earlier.iter().max_by_key(|run| run.id).map_or(0, |run| run.counts.examined);
     if before > 0 {
         bail!(
             "look at `{root}`: it holds no binaries, but the last backup found {before}: is the volume mounted, and is `binaries` right? \
