@@ -17,7 +17,7 @@ use bytes::{Bytes, BytesMut};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::model::digest::Digest;
+use crate::model::digest::{Digest, Hasher};
 use crate::model::key::Key;
 
 /// The largest body that callers hand to [`ObjectStore::put`]; what is larger goes up in parts.
@@ -58,6 +58,12 @@ pub trait ObjectStore: fmt::Debug + Send + Sync {
 
     /// Takes an object away; one that is not there is no error.
     async fn delete(&self, key: &Key) -> Result<(), StoreError>;
+
+    /// Whether what arrives damaged is refused, so that an object which lies there is what was sent. Without it, an
+    /// object whose put or completion did not return may be anything of that size.
+    fn refuses_damage(&self) -> bool {
+        true
+    }
 
     /// Finds out by trying what the store can do; leaves nothing behind where it may delete.
     async fn probe(&self) -> Result<Capabilities, StoreError>;
@@ -117,6 +123,43 @@ pub async fn read_to_end(mut download: Box<dyn Download>) -> Result<Bytes, Store
         content.extend_from_slice(&piece);
     }
     Ok(content.freeze())
+}
+
+/// What lies under a key where an object was to lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lying {
+    /// No object.
+    Nothing,
+    /// That object.
+    Same,
+    /// Another one, or that one damaged.
+    Other,
+}
+
+/// Looks what lies where an object of this size and digest was to lie.
+///
+/// If the store does not tell its digest it is read back, unless it is larger than a put and the store refuses damage.
+pub async fn lying(store: &dyn ObjectStore, key: &Key, bytes: u64, digest: &Digest) -> Result<Lying, StoreError> {
+    let found = match store.head(key).await {
+        Ok(found) => found,
+        Err(error) if error.kind == ErrorKind::NotFound => return Ok(Lying::Nothing),
+        Err(error) => return Err(error),
+    };
+    let same = found.bytes == bytes
+        && match found.digest {
+            Some(found) if found.algorithm() == digest.algorithm() => found == *digest,
+            // A digest of another kind says nothing: a store may keep the SHA-1 of what is named by its SHA-256.
+            _ if bytes > PUT_LIMIT as u64 && store.refuses_damage() => true,
+            _ => {
+                let mut download = store.get(key, None).await?;
+                let mut hasher = Hasher::new(digest.algorithm());
+                while let Some(piece) = download.chunk().await? {
+                    hasher.update(&piece);
+                }
+                hasher.finish() == *digest
+            }
+        };
+    Ok(if same { Lying::Same } else { Lying::Other })
 }
 
 /// What a part left behind, to be handed to [`Upload::complete`].

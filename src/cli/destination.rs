@@ -76,7 +76,7 @@ pub(super) async fn open(
         store = store.at_most(at_once);
     }
     let store = counted(store.limited_by(limiter).until(stop.clone()), report);
-    Ok(Destination { name: destination.name.clone(), id, store })
+    Ok(Destination { name: destination.name.clone(), id, store, footing: None })
 }
 
 /// Opens a destination to look at it. Nothing is tried out and nothing recorded, and its bandwidth does not matter: only
@@ -95,7 +95,7 @@ pub(super) async fn open_to_look(
     };
     let capabilities = known.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or(Capabilities::NONE);
     let store = counted(Retrying::new(door.open(capabilities).await?, IMPATIENT), report);
-    Ok(Destination { name: destination.name.clone(), id: id.unwrap_or(DestinationId::UNKNOWN), store })
+    Ok(Destination { name: destination.name.clone(), id: id.unwrap_or(DestinationId::UNKNOWN), store, footing: None })
 }
 
 /// Tries out what a destination can do, for somebody who waits; on record if there is a ledger to write to.

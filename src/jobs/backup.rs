@@ -18,14 +18,14 @@ use tokio::sync::mpsc;
 use super::closure::Needed;
 use super::context::{Destination, Ended, RunContext, is_cancelled};
 use super::source::{RepositorySource, open_documents};
-use super::upload::{Manner, agrees, part_bytes_for, put_once, stream_object, sweep_uploads};
+use super::upload::{Manner, lying, part_bytes_for, put_once, stream_object, sweep_uploads};
 use crate::ledger::{ArchiveUnderWay, Scratch, VolumeWritten};
 use crate::model::archive::{ArchiveManifest, ArchiveName, Volume};
 use crate::model::digest::{Algorithm, Digest};
 use crate::model::key::Key;
 use crate::model::point::{DocumentSet, FORMAT};
 use crate::repository::documents::OpenDocuments;
-use crate::store::ErrorKind;
+use crate::store::{ErrorKind, Lying};
 use feed::{Feed, feed_binaries, feed_documents, read_needed};
 use prove::prove;
 use survey::{Survey, survey};
@@ -33,6 +33,9 @@ use volume::{VolumeLimits, write_volume};
 
 /// An archive that was begun longer ago is begun anew: its documents are too old to be worth it.
 const RESUMED_WITHIN: SignedDuration = SignedDuration::from_hours(48);
+/// An archive has no more volumes than about this, since its manifest names each: larger ones are made where there would
+/// be more.
+const MOST_VOLUMES: u64 = 8192;
 /// How many binaries are read ahead; their bytes are bounded too.
 const READ_AHEAD: usize = 64;
 
@@ -48,7 +51,7 @@ pub struct BackupOrder {
     pub source: RepositorySource,
     /// Where to.
     pub destination: Destination,
-    /// About how large a volume may become.
+    /// About how large a volume may become; larger if there would be more than some thousand.
     pub volume_bytes: u64,
     /// How long a file must be unchanged before it is read a second time.
     pub settle: Duration,
@@ -96,8 +99,7 @@ async fn resume_or_begin(
     let (job, id) = (order.job.clone(), order.destination.id);
     let earlier = run.blocking(move |run| run.ledger.archive_under_way(&job, id)).await?;
     if let Some(earlier) = earlier
-        // Binaries that only the earlier documents name may be gone by now.
-        && earlier.fingerprint == fingerprint
+        && has_these_documents(&earlier, documents.is_some(), fingerprint.as_deref())
         && let Some(archive) = resumable(run, order, earlier).await?
     {
         run.report.say(format!("going on with {}.zip after volume {}", archive.name, archive.volumes.len()));
@@ -113,6 +115,20 @@ async fn resume_or_begin(
     };
     record(run, order, &archive).await?;
     Ok(archive)
+}
+
+/// Whether the documents of an archive under way are those that would be read now. If they are not, or that cannot be
+/// told, binaries that only the earlier ones name may be gone by now.
+fn has_these_documents(archive: &ArchiveUnderWay, any: bool, fingerprint: Option<&str>) -> bool {
+    if any {
+        return fingerprint.is_some() && archive.fingerprint.as_deref() == fingerprint;
+    }
+    archive.fingerprint.is_none() && archive.volumes.iter().all(|written| written.documents.count == 0)
+}
+
+/// About how large a volume may become, where so many bytes are to be written.
+fn volume_bytes_for(wanted: u64, to_write: u64) -> u64 {
+    wanted.max(to_write / MOST_VOLUMES)
 }
 
 fn identity(order: &BackupOrder) -> String {
@@ -131,13 +147,13 @@ async fn resumable(
     }
     for VolumeWritten { volume, .. } in &archive.volumes {
         // One that somebody took away could not be written again under its name while those after it are there.
-        if !lies_there(order, volume).await? {
+        if !is_still_there(order, volume).await? {
             return Ok(None);
         }
     }
     // A crash during the last request of a volume leaves it there, or not.
     if let Some(completing) = archive.completing.take()
-        && lies_there(order, &completing.volume).await?
+        && lies_there(run, order, &completing.volume).await?
     {
         archive.volumes.push(completing);
     }
@@ -146,11 +162,17 @@ async fn resumable(
     Ok(head_done.then_some(archive))
 }
 
-async fn lies_there(order: &BackupOrder, volume: &Volume) -> anyhow::Result<bool> {
-    match agrees(&order.destination, &volume.key, volume.bytes, &volume.sha1).await {
+/// Whether a volume that was whole and as it was sent when it was recorded has been left alone.
+async fn is_still_there(order: &BackupOrder, volume: &Volume) -> anyhow::Result<bool> {
+    match order.destination.store.head(&volume.key).await {
+        Ok(found) => Ok(found.bytes == volume.bytes),
         Err(error) if error.kind == ErrorKind::NotFound => Ok(false),
-        agrees => Ok(agrees?),
+        Err(error) => Err(error.into()),
     }
+}
+
+async fn lies_there(run: &RunContext, order: &BackupOrder, volume: &Volume) -> anyhow::Result<bool> {
+    Ok(lying(run, &order.destination, &volume.key, volume.bytes, &volume.sha1).await? == Lying::Same)
 }
 
 /// The last binary that is in the archive so far.
@@ -181,12 +203,13 @@ async fn write_volumes(
     // They are in the first volumes, and an archive without all of them is not gone on with.
     let resumed = !archive.volumes.is_empty();
     let records = if resumed { Vec::new() } else { survey.records.clone() };
+    let volume_bytes = volume_bytes_for(order.volume_bytes, survey.bytes);
     let fed_documents = feed_documents(run, documents, documents_to);
     let fed_binaries = feed_binaries(run, order, survey, after, binaries_to);
     let written = async {
         let mut feed = Feed::new(packed, binaries, records);
         loop {
-            let (written, rest) = write_one(run, order, archive, feed).await?;
+            let (written, rest) = write_one(run, order, archive, volume_bytes, feed).await?;
             archive = written;
             let Some(rest) = rest else { return anyhow::Ok(archive) };
             feed = rest;
@@ -206,14 +229,15 @@ async fn write_one(
     run: &RunContext,
     order: &BackupOrder,
     mut archive: ArchiveUnderWay,
+    volume_bytes: u64,
     feed: Feed,
 ) -> anyhow::Result<(ArchiveUnderWay, Option<Feed>)> {
     let number = u32::try_from(archive.volumes.len() + 1).context("count volumes")?;
     let key = Key::volume(&archive.name, number);
     let (feed, next_bytes) = feed.peek_bytes(run).await?;
-    let largest = order.volume_bytes.max(next_bytes + next_bytes / 100);
+    let largest = volume_bytes.max(next_bytes + next_bytes / 100);
     let manner = Manner { part_bytes: part_bytes_for(largest), ..Manner::alone() };
-    let limits = VolumeLimits { bytes: order.volume_bytes };
+    let limits = VolumeLimits { bytes: volume_bytes };
     let store = order.source.binaries.clone();
     let streamed = stream_object(run, &order.destination, &key, &manner, move |run, sink| {
         write_volume(run, &store, limits, feed, sink)
@@ -244,7 +268,7 @@ async fn write_one(
     let (ended, result) = streamed.commit(run, &order.destination).await?;
     match result {
         Err(error) if error.kind == ErrorKind::AlreadyExists => {
-            if !agrees(&order.destination, &key, volume.bytes, &volume.sha1).await? {
+            if !lies_there(run, order, &volume).await? {
                 bail!("complete `{key}`: another object lies there, and nothing is ever overwritten");
             }
         }
@@ -286,7 +310,7 @@ async fn finish(
     run.report.count(|counts| counts.size = manifest.volumes.iter().map(|volume| volume.bytes).sum());
     let key = Key::archive_manifest(&archive.name);
     let text = serde_json::to_string_pretty(&manifest)? + "\n";
-    put_once(&order.destination, &key, Bytes::from(text.clone())).await?;
+    put_once(run, &order.destination, &key, Bytes::from(text.clone())).await?;
     let (job, id) = (order.job.clone(), order.destination.id);
     run.blocking(move |run| {
         run.ledger.keep_manifest(id, &key, &text)?;
@@ -303,4 +327,65 @@ fn all_documents(volumes: &[VolumeWritten]) -> DocumentSet {
         all.damaged = all.damaged.or_else(|| documents.damaged.clone());
         all
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn under_way(fingerprint: Option<&str>, documents: u64) -> ArchiveUnderWay {
+        let volume = Volume {
+            key: Key::parse("archives/BackupDaemonJob1-0.zip").unwrap(),
+            bytes: 1,
+            sha1: Digest::of(OURS, b""),
+            binaries: 0,
+            binary_bytes: 0,
+            list_sha1: Digest::of(OURS, b""),
+            first: None,
+            last: None,
+        };
+        let written = VolumeWritten {
+            volume,
+            documents: DocumentSet { count: documents, ..DocumentSet::default() },
+            records: Vec::new(),
+            head_done: true,
+            last: false,
+            complete: true,
+        };
+        ArchiveUnderWay {
+            name: ArchiveName::new(crate::model::run::RunId::new(1), 0),
+            created: "2026-01-01T00:00:00Z".parse().unwrap(),
+            repository: String::new(),
+            fingerprint: fingerprint.map(str::to_owned),
+            volumes: vec![written],
+            completing: None,
+        }
+    }
+
+    #[test]
+    fn an_archive_is_gone_on_with_only_where_its_documents_are_known_to_be_those_of_now() {
+        for (earlier, now, expected) in [
+            ((Some("a"), 2), (true, Some("a")), true),
+            ((Some("a"), 2), (true, Some("b")), false),
+            // Those of a Fedora cannot be told from others.
+            ((None, 2), (true, None), false),
+            ((None, 0), (true, None), false),
+            ((None, 2), (false, None), false),
+            ((Some("a"), 2), (false, None), false),
+            ((None, 0), (false, None), true),
+        ] {
+            let archive = under_way(earlier.0, earlier.1);
+            assert_eq!(has_these_documents(&archive, now.0, now.1), expected, "{earlier:?} {now:?}");
+        }
+    }
+
+    #[test]
+    fn a_manifest_can_name_every_volume() {
+        let terabytes = |count: u64| count << 40;
+        assert_eq!(volume_bytes_for(16 << 20, 100 << 30), 16 << 20);
+        for to_write in [terabytes(1), terabytes(1000)] {
+            let volumes = to_write / volume_bytes_for(16 << 20, to_write);
+            assert!(volumes <= MOST_VOLUMES, "{volumes}");
+        }
+    }
 }

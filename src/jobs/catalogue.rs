@@ -15,8 +15,8 @@ use crate::model::key::{ARCHIVES, Key, POINTS};
 use crate::model::point::{FORMAT, PointManifest, PointName, SHARD_FORMAT};
 use crate::model::shard::Shard;
 
-/// No manifest is longer: a thousand volumes or lists, and the same of documents.
-const MANIFEST_LIMIT: u64 = 8 << 20;
+/// No manifest is longer: some thousand volumes of 400 bytes each, and as many files of documents.
+const MANIFEST_LIMIT: u64 = 16 << 20;
 
 /// A restore point or an archive, as `holdfast points` shows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

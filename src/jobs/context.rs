@@ -3,16 +3,19 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use async_trait::async_trait;
 use jiff::Timestamp;
+use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
 use crate::ledger::{DestinationId, Ledger};
+use crate::model::key::Key;
+use crate::model::point::PointName;
 use crate::model::run::{Counts, Problem, Progress, RunId};
-use crate::store::ObjectStore;
 use crate::store::pressure::Strain;
 use crate::store::retry::Meter;
+use crate::store::{ErrorKind, ObjectStore};
 
 /// How many problems of a run are kept by name; all are counted.
 const KEPT_PROBLEMS: usize = 1000;
@@ -46,6 +49,44 @@ pub struct Destination {
     pub id: DestinationId,
     /// The way to its objects; tries again by itself.
     pub store: Arc<dyn ObjectStore>,
+    /// What must lie there before anything is put; nothing for a run that builds on nothing.
+    pub footing: Option<Arc<Footing>>,
+}
+
+/// The last restore point of a run that believes what the ledger knows of a destination. If it is gone, that is another
+/// place by now: a disk that is not mounted, a bucket that was made anew.
+#[derive(Debug)]
+pub struct Footing {
+    manifest: Key,
+    seen: OnceCell<()>,
+}
+
+impl Destination {
+    /// The same, for a run that builds on this restore point.
+    #[must_use]
+    pub fn building_on(&self, last: &PointName) -> Self {
+        let footing = Footing { manifest: Key::in_point(last, "point.json"), seen: OnceCell::new() };
+        Self { footing: Some(Arc::new(footing)), ..self.clone() }
+    }
+
+    /// An error if what the run builds on is not there any more. Called before each put, it looks once: a run with
+    /// nothing to put makes no request.
+    pub async fn must_be_as_it_was(&self) -> anyhow::Result<()> {
+        let Some(footing) = &self.footing else { return Ok(()) };
+        let look = async || match self.store.head(&footing.manifest).await {
+            Err(error) if error.kind == ErrorKind::NotFound => bail!(
+                "copy to destination `{}`: `{}` of the last restore point is not at {} any more: is it the right place, and \
+                 mounted? If it was emptied on purpose, `holdfast run copy.NAME --full` learns what is there",
+                self.name,
+                footing.manifest,
+                self.store.place()
+            ),
+            // Who may write and not read cannot look.
+            Err(error) if error.kind == ErrorKind::Denied => Ok(()),
+            found => Ok(found.map(drop)?),
+        };
+        footing.seen.get_or_try_init(look).await.map(drop)
+    }
 }
 
 /// A run under way.

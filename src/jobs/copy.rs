@@ -74,6 +74,12 @@ impl CopyOrder {
         self.source.binaries.shard()
     }
 
+    /// The same, for a run that builds on the last restore point of its series.
+    fn building_on(&self, series: &Series) -> Self {
+        let Some(last) = &series.last else { return self.clone() };
+        Self { destination: self.destination.building_on(&last.name), ..self.clone() }
+    }
+
     /// The name of the restore point that a run makes.
     fn point_name(&self, run: &RunContext) -> PointName {
         match self.shard() {
@@ -97,6 +103,7 @@ async fn scan_all(run: &RunContext, order: &CopyOrder, arrived: Option<Arc<Arriv
     let source = &order.source;
     source.open()?;
     let series = prepare(run, order).await?;
+    let order = &order.building_on(&series);
     let name = order.point_name(run);
     let (head, needed) =
         source::read_head(run, source, &order.destination, &name, &series, Reread::IfIncomplete).await?;
@@ -314,7 +321,7 @@ async fn finish(
     run.go_on()?;
     let key = Key::in_point(&name, "point.json");
     let text = serde_json::to_string_pretty(&manifest)? + "\n";
-    put_once(destination, &key, Bytes::from(text.clone())).await?;
+    put_once(run, destination, &key, Bytes::from(text.clone())).await?;
     let destination = destination.id;
     run.blocking(move |run| {
         run.ledger.keep_manifest(destination, &key, &text)?;

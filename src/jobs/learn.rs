@@ -3,11 +3,12 @@
 use super::catalogue;
 use super::context::{Destination, RunContext, is_cancelled};
 use super::list::{Removals, check_within, read_lists};
-use super::upload::{abandoned, abort};
+use super::upload::{abandoned, abort, lying};
 use crate::ledger::{Listed, Scratch, Series, SeriesId};
 use crate::model::key::{BINARIES, Key};
+use crate::model::point::PointManifest;
 use crate::model::shard::Shard;
-use crate::store::ErrorKind;
+use crate::store::{ErrorKind, Lying};
 
 /// Makes the index what a listing of the binaries finds, and takes away uploads that nobody will end. Of the binaries,
 /// those in the shard of the series are listed; all if it has none.
@@ -73,8 +74,8 @@ async fn list_below(
 /// left over: others may have a part of the same repository, or another one, on its way to the same prefix.
 async fn sweep_unknown_uploads(run: &RunContext, destination: &Destination) -> anyhow::Result<()> {
     let found = match abandoned(run, destination, "").await {
-        // Without the right to list uploads, those that the ledger knows of are all we can take away.
-        Err(error) if error.kind == ErrorKind::Denied => {
+        // Without the right to list uploads, or a store that can, those that the ledger knows of are all we can take away.
+        Err(error) if matches!(error.kind, ErrorKind::Denied | ErrorKind::Other) => {
             run.report.notice("upload", destination.name.clone(), format!("{error}"));
             return Ok(());
         }
@@ -90,8 +91,8 @@ async fn sweep_unknown_uploads(run: &RunContext, destination: &Destination) -> a
     Ok(())
 }
 
-/// Makes sure that the last restore point of a series is at the destination; if it is not known, or gone, the newest
-/// one that is there and whole takes its place.
+/// Makes sure that the last restore point of a series is at the destination, with all that a new one takes over from it;
+/// if it is not known, or something is gone, the newest one that is there and whole takes its place.
 pub async fn learn_point(
     run: &RunContext,
     destination: &Destination,
@@ -100,16 +101,34 @@ pub async fn learn_point(
     shard: Option<Shard>,
 ) -> anyhow::Result<()> {
     if let Some(last) = &series.last {
-        match destination.store.head(&Key::in_point(&last.name, "point.json")).await {
-            Ok(_) => return Ok(()),
-            Err(error) if error.kind == ErrorKind::NotFound => {}
+        let manifest = Key::in_point(&last.name, "point.json");
+        let gone = match destination.store.head(&manifest).await {
+            Ok(_) => lost_of(run, destination, last).await?,
+            Err(error) if error.kind == ErrorKind::NotFound => Some(manifest),
             Err(error) => return Err(error.into()),
-        }
-        run.report.notice("point", last.name.to_string(), "the last restore point is not at the destination any more");
+        };
+        let Some(gone) = gone else { return Ok(()) };
+        let message = format!("`{gone}` of the last restore point is gone or damaged: nothing is built on that point");
+        run.report.notice("point", last.name.to_string(), message);
         let id = series.id;
         run.blocking(move |run| run.ledger.forget_point(id)).await?;
     }
     adopt_newest_point(run, destination, series, repository, shard).await
+}
+
+/// What a restore point has beside its binaries and is not at the destination as it should be, if there is anything.
+async fn lost_of(run: &RunContext, destination: &Destination, point: &PointManifest) -> anyhow::Result<Option<Key>> {
+    let documents = point.documents.files.iter().chain(&point.documents.damaged);
+    let documents = documents.filter_map(|file| Some((file.key.as_ref()?, file.bytes, &file.sha1)));
+    let records = point.records.iter().filter_map(|record| Some((record.key.as_ref()?, record.bytes, &record.sha1)));
+    let lists = point.lists.iter().map(|list| (&list.key, list.bytes, &list.sha1));
+    for (key, bytes, sha1) in documents.chain(records).chain(lists) {
+        run.go_on()?;
+        if lying(run, destination, key, bytes, sha1).await? != Lying::Same {
+            return Ok(Some(key.clone()));
+        }
+    }
+    Ok(None)
 }
 
 /// Finds the newest restore point of a repository, or of a shard of it, at the destination and takes it as the last of
@@ -134,6 +153,10 @@ async fn adopt_newest_point(
                 continue;
             }
         };
+        if let Some(gone) = lost_of(run, destination, &manifest).await? {
+            run.report.notice("point", name.to_string(), format!("`{gone}` is gone or damaged"));
+            continue;
+        }
         let scratch = run.blocking(|run| run.ledger.scratch()).await?;
         let members = read_lists(run, destination, &manifest.lists, scratch, Removals::Applied).await;
         match members.and_then(|members| check_within(members, shard)) {

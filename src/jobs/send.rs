@@ -12,11 +12,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::buffers::Buffers;
 use super::context::{Destination, RunContext};
 use super::reading::settle;
-use super::upload::{Manner, agrees, part_bytes_for, stream_object};
+use super::upload::{Manner, lying, part_bytes_for, stream_object};
 use crate::model::digest::Digest;
 use crate::model::key::Key;
 use crate::repository::binaries::{BinaryStore, Content};
-use crate::store::{ErrorKind, PUT_LIMIT, StoreError};
+use crate::store::{ErrorKind, Lying, PUT_LIMIT, StoreError};
 
 /// How many bytes of binaries are held at once, however many requests are under way.
 const HELD_BYTES: usize = 24 << 20;
@@ -169,6 +169,7 @@ impl Sender {
                     if let Some(sent) = self.look(&key, bytes, &digest).await? {
                         return Ok(sent);
                     }
+                    self.0.destination.must_be_as_it_was().await?;
                     let result = self.0.destination.store.put(&key, body, &digest).await;
                     drop(permit);
                     return self.judge(&key, &digest, bytes, result).await;
@@ -202,11 +203,8 @@ impl Sender {
         if self.0.looks.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_err() {
             return Ok(None);
         }
-        match agrees(&self.0.destination, key, bytes, digest).await {
-            Ok(same) => Ok(same.then_some(Sent::Present { bytes })),
-            Err(error) if error.kind == ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+        let found = lying(&self.0.run, &self.0.destination, key, bytes, digest).await?;
+        Ok((found == Lying::Same).then_some(Sent::Present { bytes }))
     }
 
     async fn read(&self, digest: Digest) -> anyhow::Result<io::Result<Read>> {
@@ -291,7 +289,7 @@ impl Sender {
         match result {
             Ok(()) => Ok(Sent::Stored { bytes }),
             Err(error) if error.kind == ErrorKind::AlreadyExists => {
-                if agrees(&self.0.destination, key, bytes, digest).await? {
+                if lying(&self.0.run, &self.0.destination, key, bytes, digest).await? == Lying::Same {
                     Ok(Sent::Present { bytes })
                 } else {
                     Ok(Sent::Refused(format!(

@@ -197,7 +197,7 @@ pub async fn read_head(
                 same.key.clone()
             } else {
                 let key = Key::in_point(point, &file.name);
-                put_once(destination, &key, Bytes::from(file.content.clone())).await?;
+                put_once(run, destination, &key, Bytes::from(file.content.clone())).await?;
                 Some(key)
             };
             add(&mut set, &file, key);
@@ -245,7 +245,7 @@ pub async fn read_records(
             same.key.clone()
         } else {
             let key = Key::in_point(point, &format!("records/{name}"));
-            put_once(destination, &key, content).await?;
+            put_once(run, destination, &key, content).await?;
             Some(key)
         };
         head.records.push(record);

@@ -12,11 +12,11 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::buffers::{Buffer, Buffers};
-use super::context::{Destination, RunContext, is_cancelled};
+use super::context::{Cancelled, Destination, RunContext, is_cancelled};
 use crate::ledger::OpenUpload;
 use crate::model::digest::{Algorithm, Digest, Hasher};
 use crate::model::key::Key;
-use crate::store::{ErrorKind, PartReceipt, StoreError, Unfinished, Upload};
+use crate::store::{self, ErrorKind, Lying, PartReceipt, StoreError, Unfinished, Upload};
 
 /// The size of a part: the body of one request, held in memory until it is answered.
 pub const PART_BYTES: usize = 8 << 20;
@@ -199,7 +199,10 @@ impl<T> Streamed<T> {
         destination: &Destination,
     ) -> anyhow::Result<(T, Result<(), StoreError>)> {
         let result = match self.way {
-            Way::Single(body) => destination.store.put(&self.key, body, &self.digest).await,
+            Way::Single(body) => {
+                destination.must_be_as_it_was().await?;
+                destination.store.put(&self.key, body, &self.digest).await
+            }
             Way::Parts(upload, receipts) => {
                 let (unfinished, twin) = (upload.unfinished(), upload.has_a_lost_twin());
                 let result = upload.complete(receipts).await;
@@ -253,6 +256,7 @@ async fn send_parts(
     if first.last {
         return Ok(Way::Single(first.body));
     }
+    destination.must_be_as_it_was().await?;
     // From here on every part goes up as it comes: one that waited for the next would keep what that one waits for.
     let (id, recorded) = (destination.id, key.clone());
     run.blocking(move |run| run.ledger.begin_upload(id, &recorded, run.id)).await?;
@@ -315,21 +319,30 @@ async fn send_all(
     Ok(receipts)
 }
 
-/// What lies under a key that was taken when we came with an object of this size and digest.
-pub async fn agrees(destination: &Destination, key: &Key, bytes: u64, digest: &Digest) -> Result<bool, StoreError> {
-    let found = destination.store.head(key).await?;
-    // A digest of another kind says nothing: a store may keep the SHA-1 of what is named by its SHA-256.
-    Ok(found.bytes == bytes
-        && found.digest.is_none_or(|found| found.algorithm() != digest.algorithm() || found == *digest))
+/// What lies under a key where an object of this size and digest was to lie. It may have to be read back, which ends when
+/// the run is to stop.
+pub async fn lying(
+    run: &RunContext,
+    destination: &Destination,
+    key: &Key,
+    bytes: u64,
+    digest: &Digest,
+) -> anyhow::Result<Lying> {
+    tokio::select! {
+        biased;
+        found = store::lying(&*destination.store, key, bytes, digest) => Ok(found?),
+        () = run.stop.cancelled() => Err(Cancelled.into()),
+    }
 }
 
 /// Stores a small object of ours, or finds it there as it should be from a run before.
-pub async fn put_once(destination: &Destination, key: &Key, content: Bytes) -> anyhow::Result<()> {
+pub async fn put_once(run: &RunContext, destination: &Destination, key: &Key, content: Bytes) -> anyhow::Result<()> {
+    destination.must_be_as_it_was().await?;
     let digest = Digest::of(Algorithm::Sha1, &content);
     let bytes = content.len() as u64;
     match destination.store.put(key, content, &digest).await {
         Err(error) if error.kind == ErrorKind::AlreadyExists => {
-            if !agrees(destination, key, bytes, &digest).await? {
+            if lying(run, destination, key, bytes, &digest).await? != Lying::Same {
                 anyhow::bail!("put `{key}`: another object lies there, and nothing is ever overwritten");
             }
             Ok(())
@@ -346,8 +359,14 @@ pub async fn sweep_uploads(run: &RunContext, destination: &Destination) -> anyho
     for OpenUpload { key, id, .. } in open {
         let ours = match id {
             Some(id) => vec![Unfinished { key: key.clone(), id, since: None }],
-            // It was cut before we were told its name, so it has no parts.
-            None => abandoned(run, destination, key.as_str()).await?,
+            // It was cut before we were told its name, so it has no parts, and may stay where we cannot see it.
+            None => match abandoned(run, destination, key.as_str()).await {
+                Err(error) if matches!(error.kind, ErrorKind::Denied | ErrorKind::Other) => {
+                    run.report.notice("upload", key.as_str(), error.to_string());
+                    Vec::new()
+                }
+                found => found?,
+            },
         };
         for unfinished in ours {
             abort(destination, &unfinished).await?;

@@ -24,8 +24,8 @@ use crate::store::pressure::{MOST_AT_ONCE, Pressure, Strain};
 use crate::store::retry::download::{Opened, ResumingDownload};
 use crate::store::retry::tries::Retry;
 use crate::store::{
-    ByteRange, Capabilities, Download, ErrorKind, ObjectInfo, ObjectStore, Page, PageToken, PartReceipt, StoreError,
-    Unfinished, Upload, read_to_end,
+    ByteRange, Capabilities, Download, ErrorKind, Lying, ObjectInfo, ObjectStore, Page, PageToken, PartReceipt,
+    StoreError, Unfinished, Upload, lying,
 };
 
 /// How often and how patiently a request is tried.
@@ -128,31 +128,14 @@ impl Retrying {
         Arc::clone(&self.retry.meter)
     }
 
-    /// What lies where a put of unknown outcome was to leave its object.
-    async fn lying(&self, key: &Key, body: &Bytes, digest: &Digest) -> Result<Lying, StoreError> {
-        let info = match self.head(key).await {
-            Ok(info) => info,
-            Err(error) if error.kind == ErrorKind::NotFound => return Ok(Lying::Nothing),
+    /// What lies where a put of unknown outcome was to leave its object; none if that cannot be told.
+    async fn lying(&self, key: &Key, body: &Bytes, digest: &Digest) -> Result<Option<Lying>, StoreError> {
+        match lying(self, key, body.len() as u64, digest).await {
             // Who may write and not read cannot look; the store's own refusal to overwrite has to do.
-            Err(error) if error.kind == ErrorKind::Denied => return Ok(Lying::Unknown),
-            Err(error) => return Err(error),
-        };
-        if info.bytes != body.len() as u64 {
-            return Ok(Lying::Other);
+            Err(error) if error.kind == ErrorKind::Denied => Ok(None),
+            found => found.map(Some),
         }
-        let same = match info.digest {
-            Some(found) if found.algorithm() == digest.algorithm() => found == *digest,
-            _ => digest.matches(&read_to_end(self.get(key, None).await?).await?),
-        };
-        Ok(if same { Lying::Same } else { Lying::Other })
     }
-}
-
-enum Lying {
-    Nothing,
-    Same,
-    Other,
-    Unknown,
 }
 
 #[async_trait]
@@ -176,7 +159,7 @@ impl ObjectStore for Retrying {
                 ErrorKind::AlreadyExists => {
                     // A store that does not check on arrival holds what came out damaged: that is the news.
                     let error = damaged.unwrap_or(error);
-                    let ours = doubtful && matches!(self.lying(key, &body, digest).await?, Lying::Same);
+                    let ours = doubtful && self.lying(key, &body, digest).await? == Some(Lying::Same);
                     return if ours { Ok(()) } else { Err(error) };
                 }
                 ErrorKind::Unavailable => {
@@ -184,12 +167,12 @@ impl ObjectStore for Retrying {
                     doubtful = true;
                     tries.again(error).await?;
                     match self.lying(key, &body, digest).await? {
-                        Lying::Same => return Ok(()),
-                        Lying::Other => {
+                        Some(Lying::Same) => return Ok(()),
+                        Some(Lying::Other) => {
                             let cause = format!("there is another object of that name (first: {cause})");
                             return Err(damaged.unwrap_or(StoreError::new(ErrorKind::AlreadyExists, action, cause)));
                         }
-                        Lying::Nothing | Lying::Unknown => {}
+                        Some(Lying::Nothing) | None => {}
                     }
                 }
                 _ => {
@@ -242,7 +225,13 @@ impl ObjectStore for Retrying {
     }
 
     async fn list(&self, prefix: &str, page: Option<&PageToken>) -> Result<Page, StoreError> {
-        self.retry.run(0, || self.inner.list(prefix, page)).await
+        let listed = self.retry.run(0, || self.inner.list(prefix, page)).await?;
+        // Who believed that would go round for ever.
+        if page.is_some() && listed.next.as_ref() == page {
+            let action = format!("list `{prefix}` at `{}`", self.place());
+            return Err(StoreError::new(ErrorKind::Other, action, "the store gives the same page again and again"));
+        }
+        Ok(listed)
     }
 
     async fn unfinished(&self, prefix: &str) -> Result<Vec<Unfinished>, StoreError> {
@@ -255,6 +244,10 @@ impl ObjectStore for Retrying {
 
     async fn delete(&self, key: &Key) -> Result<(), StoreError> {
         self.retry.run(0, || self.inner.delete(key)).await
+    }
+
+    fn refuses_damage(&self) -> bool {
+        self.inner.refuses_damage()
     }
 
     async fn probe(&self) -> Result<Capabilities, StoreError> {
@@ -305,6 +298,7 @@ mod tests {
     use crate::model::digest::Algorithm;
     use crate::store::limiter::Limit;
     use crate::store::memory::MemoryStore;
+    use crate::store::read_to_end;
 
     const AT_ONCE: RetryPolicy = RetryPolicy { attempts: 4, first: Duration::ZERO, longest: Duration::ZERO };
 
@@ -313,6 +307,8 @@ mod tests {
     struct Failing {
         inner: MemoryStore,
         kinds: Mutex<VecDeque<ErrorKind>>,
+        /// Where every page of a listing goes on; all are one page if there is none.
+        next: Option<PageToken>,
     }
 
     #[async_trait]
@@ -340,7 +336,9 @@ mod tests {
             self.inner.get(key, range).await
         }
         async fn list(&self, prefix: &str, page: Option<&PageToken>) -> Result<Page, StoreError> {
-            self.inner.list(prefix, page).await
+            // Its own first page, whatever is asked for.
+            let first = self.inner.list(prefix, page.filter(|_| self.next.is_none())).await?;
+            Ok(Page { next: self.next.clone(), ..first })
         }
         async fn unfinished(&self, prefix: &str) -> Result<Vec<Unfinished>, StoreError> {
             self.inner.unfinished(prefix).await
@@ -358,7 +356,7 @@ mod tests {
 
     fn failing(kinds: &[ErrorKind]) -> Retrying {
         let kinds = Mutex::new(kinds.iter().copied().collect());
-        Retrying::new(Arc::new(Failing { inner: MemoryStore::new("memory"), kinds }), AT_ONCE)
+        Retrying::new(Arc::new(Failing { inner: MemoryStore::new("memory"), kinds, next: None }), AT_ONCE)
     }
 
     async fn put(store: &Retrying, body: &'static [u8]) -> Option<ErrorKind> {
@@ -395,10 +393,21 @@ mod tests {
         let part = upload.part(1, content.clone()).await.unwrap();
         upload.complete(vec![part]).await.unwrap();
         let lying = store.lying(&key, &content, &Digest::of(Algorithm::Sha1, &content)).await;
-        assert!(matches!(lying, Ok(Lying::Same)));
+        assert!(matches!(lying, Ok(Some(Lying::Same))));
         let lying = store.lying(&key, &other, &Digest::of(Algorithm::Sha1, &other)).await;
-        assert!(matches!(lying, Ok(Lying::Other)));
+        assert!(matches!(lying, Ok(Some(Lying::Other))));
         assert_eq!(put(&store, b"content").await, None);
+    }
+
+    #[tokio::test]
+    async fn a_store_that_gives_the_same_page_again_is_not_asked_for_ever() {
+        let next = Some(PageToken("again".to_owned()));
+        let inner = MemoryStore::new("memory");
+        let stuck = Failing { inner, kinds: Mutex::default(), next: next.clone() };
+        let store = Retrying::new(Arc::new(stuck), AT_ONCE);
+        assert_eq!(store.list("", None).await.unwrap().next, next);
+        let error = store.list("", next.as_ref()).await.unwrap_err();
+        assert_eq!((error.kind, store.meter().read()), (ErrorKind::Other, (2, 0)), "{error}");
     }
 
     #[tokio::test]
@@ -479,7 +488,7 @@ mod tests {
     async fn who_waits_to_try_again_leaves_room_for_others() {
         let patient = RetryPolicy { attempts: 2, first: Duration::from_mins(1), longest: Duration::from_mins(1) };
         let kinds = Mutex::new([ErrorKind::Unavailable].into());
-        let failing = Arc::new(Failing { inner: MemoryStore::new("memory"), kinds });
+        let failing = Arc::new(Failing { inner: MemoryStore::new("memory"), kinds, next: None });
         let store = Retrying::new(failing, patient).at_most(1);
         let begun = Instant::now();
         let other = async {

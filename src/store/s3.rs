@@ -297,6 +297,10 @@ impl ObjectStore for S3Store {
         deleted.map_err(|refusal| refusal.when(self.bucket.action("delete", key.as_str())))
     }
 
+    fn refuses_damage(&self) -> bool {
+        self.bucket.capabilities.verifies_sha1 && self.bucket.capabilities.verifies_parts
+    }
+
     async fn probe(&self) -> Result<Capabilities, StoreError> {
         let found = probe::probe(&self.bucket).await;
         found.map_err(|refusal| refusal.when(format!("try out `{}`", self.bucket.place)))

@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
+use holdfast::jobs::verify::Depth;
 use holdfast::ledger::{FILE, StateLock};
 use holdfast::model::digest::{Algorithm, Digest};
 use holdfast::model::key::Key;
@@ -18,7 +19,7 @@ use super::conformance::{content, put};
 use super::faulty::{Faulty, Trouble};
 use super::lab::{Lab, as_nobody, sha1};
 use super::own_mounts::{in_own_mounts, mount_memory};
-use super::s3_memory::{Effect, Fault, Options, Server, When};
+use super::s3_memory::{Checking, Effect, Fault, Options, Server, When};
 use super::s3_store::connect;
 
 const MIB: usize = 1 << 20;
@@ -630,6 +631,92 @@ async fn lists_and_points_that_are_gone_or_damaged_are_written_anew() {
     lab.check_points().await;
 }
 
+#[tokio::test]
+async fn what_points_take_over_and_is_gone_is_sent_again_by_a_full_copy() {
+    let mut lab = Lab::new();
+    lab.layout = Layout::jackrabbit();
+    fs::write(lab.path("binaries/reference.key"), b"a key").unwrap();
+    lab.add_many(5, "a");
+    lab.write_documents(&["one"]);
+    let mut point = succeeded(&lab.copy().await);
+    for taken in ["documents_000001.bin.gz", "records/reference.key", "binaries.gz"] {
+        let key = lab.keys(&format!("points/{point}/")).await.into_iter().find(|key| key.ends_with(taken));
+        lab.delete_object(&key.expect(taken)).await;
+        assert_eq!(succeeded(&lab.copy().await), point, "an ordinary copy believes the ledger");
+        let run = lab.copy_with(true).await;
+        assert!(names(&run, "point", &point), "{run:#?}");
+        let mended = succeeded(&run);
+        assert_ne!(mended, point, "{taken}");
+        assert_eq!((run.counts.copied, lab.verify(&mended, Depth::Whole).await.outcome), (0, Some(Outcome::Succeeded)));
+        let before = lab.snapshot();
+        fs::remove_dir_all(lab.path("binaries")).unwrap();
+        fs::remove_dir_all(lab.path("documents")).unwrap();
+        succeeded(&lab.restore(&mended).await);
+        assert_eq!(lab.listed(&mended).await, lab.expected());
+        assert!(lab.snapshot() == before, "{taken}");
+        point = mended;
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_put_where_the_last_point_is_not_any_more() {
+    let (store, mut lab) = faulty_lab();
+    lab.add_many(5, "a");
+    lab.write_documents(&["one"]);
+    succeeded(&lab.copy().await);
+    // A disk that is not mounted looks like this, or a bucket that was made anew.
+    for name in lab.keys("").await {
+        lab.delete_object(&name).await;
+    }
+    assert_eq!(lab.copy().await.counts.requests, 0, "nothing is new");
+    let puts = store.count("put", "");
+    let gone = |run: Run| {
+        assert_eq!(run.outcome, Some(Outcome::Failed), "{run:#?}");
+        let error = run.error.unwrap();
+        assert!(error.contains("mounted") && error.contains("--full"), "{error}");
+    };
+    lab.write_documents(&["one", "two"]);
+    gone(lab.copy().await);
+    lab.write_documents(&["one"]);
+    let large = lab.add(&content(1, 9 * MIB));
+    gone(lab.copy().await);
+    remove(&lab, &large);
+    remove(&lab, &lab.add_many(5, "a")[0]);
+    gone(lab.copy().await);
+    lab.add_many(6, "a");
+    gone(lab.copy().await);
+    assert_eq!((store.count("put", ""), store.inner.unfinished("").await.unwrap()), (puts, Vec::new()));
+    let run = lab.copy_with(true).await;
+    assert_eq!((run.counts.copied, lab.listed(&succeeded(&run)).await), (6, lab.expected()));
+    lab.check_points().await;
+}
+
+#[tokio::test]
+async fn what_came_out_damaged_is_not_taken_for_sound_by_the_next_run() {
+    let server = Server::start(Options { checksums: Checking::Ignore, ..Options::default() });
+    let capabilities = Capabilities { verifies_sha1: false, verifies_parts: false, ..Capabilities::ALL };
+    let lab = Lab::with_store(Arc::new(connect(&server, "vault", capabilities).await));
+    let (small, large) = (content(1, 1000), content(2, 9 * MIB));
+    let sound = [lab.add(&small), lab.add(&large)];
+    server.fault(Fault::at("GetObject", Effect::WrongContent).below("vault/binaries/"));
+    let first = lab.copy().await;
+    server.clear_faults();
+    // What was read back is what lies there.
+    for digest in &sound {
+        let bytes = usize::try_from(lab.store.head(&Key::binary(digest)).await.unwrap().bytes).unwrap();
+        replace(lab.store.as_ref(), digest, &vec![0; bytes]).await;
+    }
+    for run in [first, lab.copy().await, lab.copy().await] {
+        let point = partial(&run);
+        assert_eq!((run.counts.failed, lab.listed(&point).await), (2, BTreeMap::new()), "{run:#?}");
+        assert!(sound.iter().all(|digest| names(&run, "refused", &digest.to_string())), "{run:#?}");
+    }
+    for digest in &sound {
+        lab.store.delete(&Key::binary(digest)).await.unwrap();
+    }
+    assert_eq!(lab.listed(&succeeded(&lab.copy().await)).await, lab.expected());
+}
+
 // Trouble with the destination.
 
 /// A repository with everything in it that a copy sends: documents, small and large binaries, changes and removals.
@@ -892,4 +979,19 @@ async fn over_s3_a_busy_server_and_lost_answers_are_ridden_out() {
         assert_eq!(server.uploads(), []);
         assert_eq!(lab.copy().await.counts.requests, 0);
     }
+}
+
+#[tokio::test]
+async fn over_s3_a_lost_upload_that_cannot_be_listed_stops_nothing() {
+    let server = Server::start(Options { no_list_uploads: true, ..Options::default() });
+    let lab = Lab::with_store(Arc::new(connect(&server, "vault", Capabilities::ALL).await));
+    lab.add(&content(1, 17 * MIB));
+    server.fault(Fault::at("CreateMultipartUpload", Effect::LoseAnswer).when(When::Only(1)));
+    succeeded(&lab.copy().await);
+    assert_eq!(server.uploads().len(), 1, "nobody was told its name");
+    lab.add_many(3, "a");
+    let run = lab.copy().await;
+    succeeded(&run);
+    assert!(names(&run, "upload", "binaries/"), "{run:#?}");
+    assert_eq!(lab.copy().await.counts.requests, 0, "it is said once");
 }

@@ -238,7 +238,7 @@ impl Lab {
         let retrying = Retrying::new(Arc::clone(&self.store), policy).until(self.stop.clone());
         report.meter(retrying.meter());
         let id = self.runner.ledger.destination(self.store.place()).unwrap();
-        Destination { name: "test".to_owned(), id, store: Arc::new(retrying) }
+        Destination { name: "test".to_owned(), id, store: Arc::new(retrying), footing: None }
     }
 
     /// What is copied and backed up.

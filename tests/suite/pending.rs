@@ -66,8 +66,9 @@ async fn a_copy_of_what_is_pending_does_the_work_of_that_and_no_more() {
     server.clear_log();
     let copied = run(&lab, true).await;
     assert_eq!((copied.outcome, copied.counts.examined, copied.counts.copied), (Some(Outcome::Succeeded), 10, 10));
-    // Ten binaries, a look at the last list, the new one, the manifest. A walk would have found the other binary.
-    assert_eq!((server.count("PutObject"), server.count("ListObjectsV2"), copied.counts.requests), (12, 0, 13));
+    // A look at the last point and at its list; ten binaries, the new list, the manifest. A walk would have found the other
+    // binary.
+    assert_eq!((server.count("PutObject"), server.count("ListObjectsV2"), copied.counts.requests), (12, 0, 14));
     assert!(left(&lab).is_empty() && !lab.keys("binaries/").await.iter().any(|key| key.ends_with(&unseen.to_string())));
     let mut expected = lab.expected();
     expected.remove(&unseen);

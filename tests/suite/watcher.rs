@@ -103,7 +103,7 @@ impl Site for WatchSite {
         let id = run.ledger.destination(self.destination.place())?;
         let order = CopyOrder {
             source: RepositorySource { name: "main".to_owned(), binaries: self.store.clone(), documents: None },
-            destination: Destination { name: "test".to_owned(), id, store: Arc::new(retrying) },
+            destination: Destination { name: "test".to_owned(), id, store: Arc::new(retrying), footing: None },
             parallel: 8,
             settle: Duration::from_millis(200),
             full: false,

@@ -63,7 +63,7 @@ pub async fn copy_pending(run: &RunContext, order: &CopyOrder, following: &Follo
     let Some(series) = begin(run, order, &following.job).await? else {
         return copy_all(run, order, &following.job).await;
     };
-    follow(run, order, following, series).await
+    follow(run, &order.building_on(&series), following, series).await
 }
 
 /// Opens the series, if all of it is known.

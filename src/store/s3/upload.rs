@@ -213,11 +213,15 @@ impl Bucket {
                 .list_multipart_uploads()
                 .bucket(&self.settings.bucket)
                 .prefix(self.name(prefix))
-                .set_key_marker(key_marker)
-                .set_upload_id_marker(id_marker)
+                .set_key_marker(key_marker.clone())
+                .set_upload_id_marker(id_marker.clone())
                 .set_expected_bucket_owner(self.owner());
             let answer = match self.ask(Operation::ListUploads, request.send()).await {
-                Err(refusal) if refusal.status == Some(501) && !self.capabilities.lists_unfinished => {
+                // Some say that they do not know such a request, others that it is a bad one.
+                Err(refusal)
+                    if !self.capabilities.lists_unfinished
+                        && !matches!(refusal.kind, ErrorKind::Unavailable | ErrorKind::Denied) =>
+                {
                     return Ok(Vec::new());
                 }
                 other => other?,
@@ -228,12 +232,16 @@ impl Bucket {
                     uploads.push(Unfinished { key, id: id.to_owned(), since });
                 }
             }
-            let next = answer.next_key_marker().filter(|marker| !marker.is_empty());
+            let next = answer.next_key_marker().filter(|marker| !marker.is_empty()).map(str::to_owned);
             if answer.is_truncated() != Some(true) || next.is_none() {
                 return Ok(uploads);
             }
-            key_marker = next.map(str::to_owned);
-            id_marker = answer.next_upload_id_marker().map(str::to_owned);
+            let after = (next, answer.next_upload_id_marker().map(str::to_owned));
+            if after == (key_marker, id_marker) {
+                let cause = "the server gives the same page of uploads again and again";
+                return Err(Refusal::own(ErrorKind::Other, cause));
+            }
+            (key_marker, id_marker) = after;
         }
     }
 }
