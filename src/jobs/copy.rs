@@ -102,14 +102,14 @@ async fn scan_all(run: &RunContext, order: &CopyOrder, arrived: Option<Arc<Arriv
     };
     let source = &order.source;
     source.open()?;
-    let series = prepare(run, order).await?;
+    let (before, series) = prepare(run, order).await?;
     let order = &order.building_on(&series);
     let name = order.point_name(run);
     let (head, needed) =
         source::read_head(run, source, &order.destination, &name, &series, Reread::IfIncomplete).await?;
     let Scanned { beside, fresh } = bring_binaries(run, order, &series, arrived).await?;
     if let Some(proving) = &proving {
-        let missed = proving.missed(run, &fresh).await?;
+        let missed = proving.missed(run, &before, &fresh).await?;
         run.report.count(|counts| counts.missed = missed);
     }
     let head = source::read_records(run, source, &order.destination, &name, &series, head, &beside.records).await?;
@@ -123,8 +123,9 @@ async fn scan_all(run: &RunContext, order: &CopyOrder, arrived: Option<Arc<Arriv
     Ok(ended)
 }
 
-/// Opens the series of restore points, having learned what is at the destination if that is not known.
-async fn prepare(run: &RunContext, order: &CopyOrder) -> anyhow::Result<Series> {
+/// Opens the series of restore points, having learned what is at the destination if that is not known; gives it as it was
+/// found, and as it is now.
+async fn prepare(run: &RunContext, order: &CopyOrder) -> anyhow::Result<(Series, Series)> {
     let destination = &order.destination;
     sweep_uploads(run, destination).await?;
     let (id, repository, shard) = (destination.id, order.source.name.clone(), order.shard());
@@ -133,11 +134,11 @@ async fn prepare(run: &RunContext, order: &CopyOrder) -> anyhow::Result<Series> 
         let learned = run.ledger.is_learned(id, series.id)?;
         Ok((series, learned))
     };
-    let (series, learned) = run.blocking(open.clone()).await?;
+    let (before, learned) = run.blocking(open.clone()).await?;
     let unknown = !learned || order.full;
     if unknown {
-        learn_objects(run, destination, series.id, shard).await?;
-        learn_point(run, destination, &series, &order.source.name, shard).await?;
+        learn_objects(run, destination, before.id, shard).await?;
+        learn_point(run, destination, &before, &order.source.name, shard).await?;
     }
     let (mut series, _) = run.blocking(open).await?;
     let of = series.id;
@@ -153,7 +154,7 @@ async fn prepare(run: &RunContext, order: &CopyOrder) -> anyhow::Result<Series> 
     }
     // What has just been listed need not be looked for.
     series.under_way &= !unknown;
-    Ok(series)
+    Ok((before, series))
 }
 
 /// Walks the store and sends what is new, with what comes meanwhile; gives what the walk found.

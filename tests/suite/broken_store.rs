@@ -21,6 +21,8 @@ pub(crate) enum Effect {
     AnswerIsLost(ErrorKind),
     /// This happens before it.
     Happens(Box<dyn FnMut() + Send>),
+    /// This happens before it, and before every one after it.
+    HappensFromThenOn(Box<dyn FnMut() + Send>),
 }
 
 /// A store that breaks when told to, and writes down its requests: `get binaries/…`, `part archives/…`.
@@ -103,8 +105,12 @@ fn decide(state: &mut State, request: &str) -> Verdict {
     }
     let error = |kind| StoreError::new(kind, request, "the test has it break");
     if plan.skip == usize::MAX {
-        return match plan.effect {
-            Effect::FailsFromThenOn(kind) => Verdict::Fails(error(kind)),
+        return match &mut plan.effect {
+            Effect::FailsFromThenOn(kind) => Verdict::Fails(error(*kind)),
+            Effect::HappensFromThenOn(happens) => {
+                happens();
+                Verdict::Sound
+            }
             _ => Verdict::Sound,
         };
     }
@@ -116,7 +122,7 @@ fn decide(state: &mut State, request: &str) -> Verdict {
     match &mut plan.effect {
         Effect::FailsOnce(kind) | Effect::FailsFromThenOn(kind) => Verdict::Fails(error(*kind)),
         Effect::AnswerIsLost(kind) => Verdict::AnswerIsLost(error(*kind)),
-        Effect::Happens(happens) => {
+        Effect::Happens(happens) | Effect::HappensFromThenOn(happens) => {
             happens();
             Verdict::Sound
         }

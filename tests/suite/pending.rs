@@ -8,11 +8,13 @@ use holdfast::jobs::copy::pending::{Following, copy_all, copy_pending};
 use holdfast::model::digest::Digest;
 use holdfast::model::run::{Kind, Outcome, Run, Trigger};
 use holdfast::service::runner::Activation;
-use holdfast::store::Capabilities;
+use holdfast::store::memory::MemoryStore;
+use holdfast::store::{Capabilities, ObjectStore};
 use proptest::prelude::*;
 use tokio_util::sync::CancellationToken;
 
-use crate::lab::Lab;
+use crate::broken_store::{BrokenStore, Effect};
+use crate::lab::{Lab, sha1};
 use crate::s3_memory::{Options, Server};
 use crate::s3_store::connect;
 
@@ -79,6 +81,40 @@ async fn a_copy_of_what_is_pending_does_the_work_of_that_and_no_more() {
     see(&lab, &new);
     let again = run(&lab, true).await;
     assert_eq!((again.counts.requests, left(&lab).len()), (0, 0), "{again:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_ends_also_if_more_comes_than_it_can_send() {
+    const LIMIT: usize = 40_000;
+    let store = BrokenStore::new(Arc::new(MemoryStore::new("memory:")));
+    let lab = Lab::with_store(Arc::clone(&store) as Arc<dyn ObjectStore>);
+    run(&lab, false).await;
+    // While one is sent two others come.
+    let (ledger, directory) = (Arc::clone(&lab.runner.ledger), lab.binaries());
+    let mut come = 0;
+    let mut arrive = move || {
+        for content in (come..LIMIT.min(come + 2)).map(|number| number.to_string()) {
+            let digest = sha1(content.as_bytes());
+            let path = directory.path(&digest);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, &content).unwrap();
+            ledger.add_pending(&[JOB.to_owned()], &sized(&[digest]), "2026-01-01T00:00:00Z".parse().unwrap()).unwrap();
+            come += 1;
+        }
+    };
+    arrive();
+    store.breaks_at("put binaries/", 0, Effect::HappensFromThenOn(Box::new(arrive)));
+    let first = run(&lab, true).await;
+    store.heal();
+    let copied = usize::try_from(first.counts.copied).unwrap();
+    assert_eq!(first.outcome, Some(Outcome::Succeeded), "{first:#?}");
+    assert!((1..LIMIT / 2).contains(&copied) && !left(&lab).is_empty(), "{copied}");
+    lab.check_points().await;
+    // The next does the rest.
+    while !left(&lab).is_empty() {
+        run(&lab, true).await;
+    }
+    assert_eq!(lab.listed(&run(&lab, true).await.result.unwrap()).await, lab.expected());
 }
 
 #[tokio::test]

@@ -12,8 +12,10 @@ use holdfast::model::layout::Layout;
 use holdfast::model::run::{Kind, Outcome, Run, Trigger};
 use holdfast::repository::walk::{Found, Stretch, Walk};
 use holdfast::service::runner::Activation;
+use holdfast::store::{ErrorKind, ObjectStore};
 
-use super::lab::Lab;
+use super::faulty::{Faulty, Trouble};
+use super::lab::{Lab, sha1};
 use super::service_lab::PATIENCE;
 
 const JOB: &str = "copy.main";
@@ -77,6 +79,30 @@ async fn a_scan_says_how_many_the_watcher_had_missed_in_how_many() {
     ledger.end_watch(&jobs);
     lab.add_many(2, "while it was off");
     assert_eq!(scan(&lab, None).await.counts.missed, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_sent_was_not_missed_and_after_a_scan_that_was_cut_nobody_knows() {
+    let store = Faulty::new();
+    let lab = Lab::with_store(Arc::clone(&store) as Arc<dyn ObjectStore>);
+    lab.add_many(20, "before");
+    scan(&lab, None).await;
+    lab.runner.ledger.begin_watch(&[JOB.to_owned()]);
+    let damaged = sha1(b"as it was");
+    lab.write(&damaged, b"as it is");
+    see(&lab, &[damaged]);
+    for _ in 0..3 {
+        let run = scan(&lab, None).await;
+        assert_eq!((run.outcome, run.counts.damaged, run.counts.missed), (Some(Outcome::Partial), 1, Some(0)));
+    }
+    // The first scan sends what nobody saw, and fails before it can say so.
+    lab.add(b"nobody saw it");
+    store.expect(Trouble::From(3, ErrorKind::Denied));
+    assert_eq!(scan(&lab, None).await.outcome, Some(Outcome::Failed));
+    assert!(store.calm());
+    let run = scan(&lab, None).await;
+    assert_eq!((run.counts.copied, run.counts.missed), (0, None), "{run:#?}");
+    assert_eq!(scan(&lab, None).await.counts.missed, Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

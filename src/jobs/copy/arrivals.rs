@@ -20,6 +20,9 @@ use crate::repository::binaries::BinaryStore;
 /// How much a scan lets pass by that comes meanwhile, in 10 MB of memory; what is more waits for its end.
 const MOST_BESIDE_A_SCAN: usize = 900_000;
 
+/// How many pages of what is pending are still read once a run is to end.
+const LAST_PAGES: u32 = 4;
+
 /// What was taken from what is pending while a scan is under way.
 #[derive(Debug)]
 pub(super) struct Arrived {
@@ -112,7 +115,7 @@ enum Known {
 }
 
 impl Producer {
-    /// Goes on until nothing more comes; gives the number of the last that was read.
+    /// Goes on until it is closed; gives the number of the last that was read.
     pub(super) async fn run(
         self,
         run: &RunContext,
@@ -120,12 +123,21 @@ impl Producer {
         closed: &CancellationToken,
     ) -> anyhow::Result<i64> {
         let mut last = 0;
+        let mut last_pages = None;
         loop {
-            // In this order: what came before it was closed is read by the last look.
-            let closing = closed.is_cancelled();
             arrivals.mark_unchanged();
             loop {
                 run.go_on()?;
+                // In this order: what came before it was closed is read by the last look. What is more than that, or comes
+                // faster than it can be sent, stays pending for the next run.
+                if last_pages.is_none() && closed.is_cancelled() {
+                    last_pages = Some(LAST_PAGES);
+                }
+                match &mut last_pages {
+                    Some(0) => return Ok(last),
+                    Some(left) => *left -= 1,
+                    None => {}
+                }
                 let Some((page, has_room)) = self.page(run, last).await? else { break };
                 last = page.last().map_or(last, |end| end.seq);
                 let count = page.len() as u64;
@@ -151,7 +163,7 @@ impl Producer {
                     return Ok(last);
                 }
             }
-            if closing {
+            if last_pages.is_some() {
                 return Ok(last);
             }
             tokio::select! {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::arrivals::Arrived;
 use crate::jobs::context::RunContext;
+use crate::ledger::Series;
 use crate::model::digest::Digest;
 use crate::model::run::Proof;
 
@@ -55,10 +56,23 @@ impl Proving {
     }
 
     /// How many of the new binaries the watcher had not noted, if it had watched all the time.
-    pub(super) async fn missed(&self, run: &RunContext, fresh: &Fresh) -> anyhow::Result<Option<u64>> {
-        let Some(watch) = self.watch else { return Ok(None) };
-        // The same for what was taken since.
+    ///
+    /// It cannot be told after a run that was cut, as that may have sent what was missed and not have said so.
+    pub(super) async fn missed(&self, run: &RunContext, series: &Series, fresh: &Fresh) -> anyhow::Result<Option<u64>> {
+        let Some(watch) = self.watch.filter(|_| !series.under_way) else { return Ok(None) };
+        // The same for what was taken since; and what is no binary, or could not be sent, is new to each scan.
         let first: Vec<_> = fresh.first.iter().filter(|digest| !self.arrived.contains(digest)).copied().collect();
+        let of = series.id;
+        let first = run.blocking(move |run| {
+            let mut sent = Vec::new();
+            for digest in first {
+                if run.ledger.is_added(of, &digest)? {
+                    sent.push(digest);
+                }
+            }
+            Ok(sent)
+        });
+        let first = first.await?;
         let mut missed = 0;
         for look in 0..LOOKS {
             let (job, first) = (self.arrived.job().to_owned(), first.clone());

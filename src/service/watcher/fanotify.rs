@@ -20,7 +20,6 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::fanotify::{EventFFlags, Fanotify, InitFlags, MarkFlags, MaskFlags};
 use rustix::fs::CWD;
-use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe::Receiver;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -129,9 +128,11 @@ impl Marks {
     /// Tells of what comes into a store; or why it cannot.
     pub(super) fn tap(&self, store: &BinaryStore, sights: mpsc::Sender<Sight>) -> Result<Tapping, String> {
         let mark = Arc::clone(self.cover(store.root())?);
-        let handle = PathHandle::of(store.root())
-            .map_err(|error| format!("its file system has no handles of directories: {error}"))?;
-        let (root, layout) = (store.root().to_owned(), store.layout().clone());
+        // A handle is that of a link itself, and events tell the directory that it leads to.
+        let root = fs::canonicalize(store.root()).map_err(|error| format!("look at the store: {error}"))?;
+        let handle =
+            PathHandle::of(&root).map_err(|error| format!("its file system has no handles of directories: {error}"))?;
+        let layout = store.layout().clone();
         let tap = Arc::new(Tap { root, layout, shard: store.shard(), handle, sights });
         mark.lock().push(Arc::clone(&tap));
         Ok(Tapping { mark, tap })
@@ -186,6 +187,21 @@ fn unescaped(text: &str) -> String {
         .fold(text.to_owned(), |text, (escaped, plain)| text.replace(escaped, plain))
 }
 
+/// Waits for events and reads them.
+///
+/// The kernel gives whole events, so that it leaves some of the buffer free also where there are more. `Receiver::read`
+/// takes that for the end of them, as it is with a pipe, and waits for another event; `try_read` waits only once the kernel
+/// has said that there are none.
+async fn read_events(group: &Receiver, buffer: &mut [u8]) -> io::Result<usize> {
+    loop {
+        group.readable().await?;
+        match group.try_read(buffer) {
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            read => return read,
+        }
+    }
+}
+
 impl Mark {
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Tap>>> {
         self.taps.lock().unwrap_or_else(PoisonError::into_inner)
@@ -203,9 +219,8 @@ impl Mark {
         let runtime = Handle::current();
         let _context = runtime.enter();
         let mut buffer = vec![0; READ_BYTES];
-        // Waiting for it and reading from it are those of a pipe.
-        let group = self.group.try_clone().and_then(Receiver::from_owned_fd_unchecked);
-        let mut group = match group {
+        // Waiting for it is that of a pipe.
+        let group = match self.group.try_clone().and_then(Receiver::from_owned_fd_unchecked) {
             Ok(group) => group,
             Err(error) => return self.miss(&format!("wait for fanotify: {error}")),
         };
@@ -214,7 +229,7 @@ impl Mark {
                 tokio::select! {
                     biased;
                     () = stop.cancelled() => None,
-                    read = group.read(&mut buffer) => Some(read),
+                    read = read_events(&group, &mut buffer) => Some(read),
                 }
             });
             match told {
@@ -303,7 +318,50 @@ impl Tap {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+    use crate::model::digest::{Algorithm, Digest};
+
+    #[test]
+    fn all_that_has_come_is_told_without_another_event_and_also_through_a_link() {
+        const COUNT: usize = 8_000;
+        let lab = tempfile::tempdir().unwrap();
+        let (place, link) = (lab.path().join("binaries"), lab.path().join("link"));
+        fs::create_dir(&place).unwrap();
+        std::os::unix::fs::symlink(&place, &link).unwrap();
+        let marks = Marks::set([link.as_path()]);
+        if let Err(why) = marks.covers(&link) {
+            eprintln!("skipped: {why}");
+            return;
+        }
+        let layout = Layout::custom(Algorithm::Sha1, 0, 1, "").unwrap();
+        let (to, mut sights) = mpsc::channel(2 * COUNT);
+        let _tapping = marks.tap(&BinaryStore::at(&link, &layout), to).unwrap();
+        let digest = |number: usize| Digest::of(Algorithm::Sha1, number.to_string().as_bytes());
+        // Several buffers of events, all there before the first is read.
+        let mut wanted: BTreeSet<_> = (0..COUNT).map(digest).collect();
+        for digest in &wanted {
+            fs::write(place.join(digest.to_string()), "").unwrap();
+        }
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let stop = CancellationToken::new();
+        runtime.block_on(async {
+            for reader in marks.readers() {
+                let stop = stop.clone();
+                tokio::task::spawn_blocking(move || reader(stop));
+            }
+            while !wanted.is_empty() {
+                let sight = tokio::time::timeout(Duration::from_secs(20), sights.recv()).await;
+                match sight {
+                    Ok(Some(Sight::Binary(digest))) => drop(wanted.remove(&digest)),
+                    Ok(Some(_)) => {}
+                    Ok(None) | Err(_) => panic!("{} of {COUNT} were not told", wanted.len()),
+                }
+            }
+        });
+        stop.cancel();
+    }
 
     #[test]
     fn paths_of_mounts_are_read_as_they_are_written() {

@@ -32,6 +32,9 @@ const FRESH: usize = 65_536;
 /// How long the watches get to go away.
 const TO_CLOSE: Duration = Duration::from_secs(30);
 
+/// `STATX_MNT_ID_UNIQUE`: the number of a mount that no other ever has.
+const MNT_ID_UNIQUE: u32 = 0x4000;
+
 /// Why a store is not watched any more.
 #[derive(Debug)]
 pub(super) enum Lost {
@@ -53,8 +56,10 @@ pub(super) type Identity = (u64, u64, u64);
 
 pub(super) fn identity(root: &Path) -> Option<Identity> {
     let metadata = fs::metadata(root).ok().filter(fs::Metadata::is_dir)?;
-    // Kernels before 5.8 do not tell; then the others have to do.
-    let mount = statx(CWD, root, AtFlags::empty(), StatxFlags::MNT_ID).map_or(0, |stat| stat.stx_mnt_id);
+    // Kernels before 6.8 may give the number of a mount that has gone to the next one, and those before 5.8 do not tell;
+    // then the others have to do.
+    let mount = StatxFlags::MNT_ID | StatxFlags::from_bits_retain(MNT_ID_UNIQUE);
+    let mount = statx(CWD, root, AtFlags::empty(), mount).map_or(0, |stat| stat.stx_mnt_id);
     Some((metadata.dev(), metadata.ino(), mount))
 }
 
@@ -136,7 +141,8 @@ impl<'a> Session<'a> {
             let flush_at = self.flush_at;
             tokio::select! {
                 () = stop.cancelled() => return Lost::Stopped,
-                Some(sight) = self.sights.recv() => {
+                sight = self.sights.recv() => {
+                    let Some(sight) = sight else { return Lost::Missed("the watches ended".to_owned()) };
                     let mut next = Some(sight);
                     while let Some(sight) = next {
                         if let Some(lost) = self.see(sight) {
