@@ -95,8 +95,7 @@ fn prepare(
         ignore_connections: request.ignore_connections,
     };
     let no_owner = (request.to.is_none() && falls_to_root(&binaries)).then(|| {
-        let place = binaries.display();
-        format!("`{place}` is not there, so what is restored belongs to root: `chown -R` it to the repository's user")
+        "it is not there, so what is restored belongs to root: `chown -R` it to the repository's user".to_owned()
     });
     PreparedRestore { order, other_repository: None, no_documents, no_owner }
 }
