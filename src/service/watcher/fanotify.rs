@@ -324,6 +324,7 @@ mod tests {
     use crate::model::digest::{Algorithm, Digest};
 
     #[test]
+    #[expect(clippy::print_stderr, reason = "a test that skips says so")]
     fn all_that_has_come_is_told_without_another_event_and_also_through_a_link() {
         const COUNT: usize = 8_000;
         let lab = tempfile::tempdir().unwrap();
