@@ -47,6 +47,13 @@ pub struct Watermark {
     unwatched: i64,
 }
 
+impl Watermark {
+    /// Whether all that was pending then has a number up to this one.
+    pub fn is_reached_by(&self, seq: i64) -> bool {
+        self.pending <= seq
+    }
+}
+
 /// Who is at work on what is pending: known while the process lives, and to it alone.
 #[derive(Debug, Default)]
 pub(super) struct Desks(Mutex<HashMap<String, Desk>>);

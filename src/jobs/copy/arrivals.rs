@@ -20,9 +20,6 @@ use crate::repository::binaries::BinaryStore;
 /// How much a scan lets pass by that comes meanwhile, in 10 MB of memory; what is more waits for its end.
 const MOST_BESIDE_A_SCAN: usize = 900_000;
 
-/// How many pages of what is pending are still read once a run is to end.
-const LAST_PAGES: u32 = 4;
-
 /// What was taken from what is pending while a scan is under way.
 #[derive(Debug)]
 pub(super) struct Arrived {
@@ -123,20 +120,18 @@ impl Producer {
         closed: &CancellationToken,
     ) -> anyhow::Result<i64> {
         let mut last = 0;
-        let mut last_pages = None;
+        let mut until = None;
         loop {
             arrivals.mark_unchanged();
             loop {
                 run.go_on()?;
-                // In this order: what came before it was closed is read by the last look. What is more than that, or comes
-                // faster than it can be sent, stays pending for the next run.
-                if last_pages.is_none() && closed.is_cancelled() {
-                    last_pages = Some(LAST_PAGES);
+                // In this order: what came before it was closed is read. What comes after that is for the next run, also
+                // where it comes faster than it can be sent.
+                if until.is_none() && closed.is_cancelled() {
+                    until = Some(run.blocking(|run| run.ledger.watermark()).await?);
                 }
-                match &mut last_pages {
-                    Some(0) => return Ok(last),
-                    Some(left) => *left -= 1,
-                    None => {}
+                if until.is_some_and(|until| until.is_reached_by(last)) {
+                    return Ok(last);
                 }
                 let Some((page, has_room)) = self.page(run, last).await? else { break };
                 last = page.last().map_or(last, |end| end.seq);
@@ -163,7 +158,7 @@ impl Producer {
                     return Ok(last);
                 }
             }
-            if last_pages.is_some() {
+            if until.is_some() {
                 return Ok(last);
             }
             tokio::select! {
