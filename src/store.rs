@@ -61,9 +61,7 @@ pub trait ObjectStore: fmt::Debug + Send + Sync {
 
     /// Whether what arrives damaged is refused, so that an object which lies there is what was sent. Without it, an
     /// object whose put or completion did not return may be anything of that size.
-    fn refuses_damage(&self) -> bool {
-        true
-    }
+    fn refuses_damage(&self) -> bool;
 
     /// Finds out by trying what the store can do; leaves nothing behind where it may delete.
     async fn probe(&self) -> Result<Capabilities, StoreError>;

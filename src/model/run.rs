@@ -150,8 +150,8 @@ pub struct Counts {
     pub missing: u64,
     /// Binaries of the last restore point that are no longer in the repository (copy).
     pub removed: u64,
-    /// Binaries that a scan found new and that the watcher had not seen, though it had watched all the time since the
-    /// last scan; null if it had not, and in runs that are no scan (copy).
+    /// Binaries that a scan found new and sent and that the watcher had not seen, though it had watched all the time since
+    /// the last scan; null if it had not, after a run that was cut, and in runs that are no scan (copy).
     #[serde(default)]
     pub missed: Option<u64>,
     /// Binaries deleted by their owner while the run was under way; no loss.
@@ -197,7 +197,8 @@ pub struct Proof {
     pub examined: u64,
     /// How many of them were not known to be at the destination.
     pub new: u64,
-    /// How many of these the watcher had not seen; null if it had not watched all the time since the last scan.
+    /// How many of these were sent and the watcher had not seen; null if it had not watched all the time since the last
+    /// scan, or if the run before was cut.
     pub missed: Option<u64>,
 }
 

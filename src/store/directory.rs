@@ -182,6 +182,10 @@ impl ObjectStore for DirectoryStore {
     }
 
     /// All that a store can do is done here by us; what may be missing is a permission, so a put is tried.
+    fn refuses_damage(&self) -> bool {
+        true
+    }
+
     async fn probe(&self) -> Result<Capabilities, StoreError> {
         let body = Bytes::from_static(b"Holdfast was here.\n");
         let digest = Digest::of(Algorithm::Sha1, &body);

@@ -163,6 +163,10 @@ impl ObjectStore for MemoryStore {
         Ok(())
     }
 
+    fn refuses_damage(&self) -> bool {
+        true
+    }
+
     async fn probe(&self) -> Result<Capabilities, StoreError> {
         Ok(Capabilities::ALL)
     }

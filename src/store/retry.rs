@@ -349,6 +349,9 @@ mod tests {
         async fn delete(&self, key: &Key) -> Result<(), StoreError> {
             self.inner.delete(key).await
         }
+        fn refuses_damage(&self) -> bool {
+            self.inner.refuses_damage()
+        }
         async fn probe(&self) -> Result<Capabilities, StoreError> {
             self.inner.probe().await
         }

@@ -178,6 +178,10 @@ impl ObjectStore for BrokenStore {
         request!(&self.state, "delete", key.as_str(), 0, self.inner.delete(key))
     }
 
+    fn refuses_damage(&self) -> bool {
+        self.inner.refuses_damage()
+    }
+
     async fn probe(&self) -> Result<Capabilities, StoreError> {
         self.inner.probe().await
     }

@@ -152,6 +152,10 @@ impl ObjectStore for Faulty {
         self.plan.call("delete", key.as_str(), 0, self.inner.delete(key)).await
     }
 
+    fn refuses_damage(&self) -> bool {
+        self.inner.refuses_damage()
+    }
+
     async fn probe(&self) -> Result<Capabilities, StoreError> {
         self.plan.call("probe", "", 0, self.inner.probe()).await
     }
