@@ -144,6 +144,10 @@ async fn adopt_newest_point(
     // Those of other shards hold nothing of this one, and there may be very many.
     for name in names.points.iter().rev().filter(|name| name.shard() == shard) {
         run.go_on()?;
+        // It was looked at, and is not whole.
+        if series.last.as_ref().is_some_and(|last| last.name == *name) {
+            continue;
+        }
         let manifest = match catalogue::point(destination, Some(&run.ledger), name).await {
             Ok(manifest) if manifest.repository == repository => manifest,
             Ok(_) => continue,
