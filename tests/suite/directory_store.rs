@@ -3,7 +3,6 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use holdfast::store::ErrorKind;
@@ -40,34 +39,6 @@ async fn objects_are_files_under_their_keys_and_nothing_is_left_beside_them() {
     assert_eq!(fs::read(scratch.path().join("a/b/c")).unwrap(), content(1, 1000));
     assert_eq!(fs::read(scratch.path().join("a/large")).unwrap(), [content(2, 1000), content(3, 1000)].concat());
     assert_eq!(in_the_works(scratch.path()), [""; 0]);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn who_opens_it_meanwhile_takes_no_put_away() {
-    let (store, scratch) = open();
-    let over = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let sweeping = || {
-            while !over.load(Ordering::Relaxed) {
-                DirectoryStore::open(scratch.path()).unwrap();
-            }
-        };
-        let sweepers = [scope.spawn(sweeping), scope.spawn(sweeping)];
-        let puts = (0..200).map(|number| {
-            let body = content(number, 100);
-            tokio::task::block_in_place(|| {
-                let put = async { store.put(&key(&format!("a/{number}")), body.clone(), &sha1(&body)).await };
-                tokio::runtime::Handle::current().block_on(put)
-            })
-        });
-        let failed: Vec<_> = puts.filter_map(Result::err).collect();
-        over.store(true, Ordering::Relaxed);
-        for sweeper in sweepers {
-            sweeper.join().unwrap();
-        }
-        assert!(failed.is_empty(), "{failed:?}");
-    });
-    assert_eq!(list_all(&store, "a/").await.len(), 200);
 }
 
 #[tokio::test]

@@ -265,17 +265,22 @@ pub(super) fn open_directory(parent: &OwnedFd, name: &str) -> Result<OwnedFd, Er
     openat(parent, name, flags, Mode::empty())
 }
 
-/// A new file for a put. Its lock, which ends with the process, tells it from that of one that died.
+/// A new file for a put.
 fn begin_put(uploads: &OwnedFd) -> io::Result<(File, String)> {
     loop {
         let name = format!("{PUT_PREFIX}{:016x}", fastrand::u64(..));
         let file = create(uploads, &name)?;
-        flock(&file, FlockOperation::LockExclusive)?;
-        // A sweep may have come between the two.
-        if rustix::fs::fstat(&file)?.st_nlink > 0 {
+        if claim(&file)? {
             return Ok((file, name));
         }
     }
+}
+
+/// Locks a file for a put, which tells it from that of one that died, as the lock ends with the process; false if a sweep
+/// took it for such a one before that.
+fn claim(file: &File) -> io::Result<bool> {
+    flock(file, FlockOperation::LockExclusive)?;
+    Ok(rustix::fs::fstat(file)?.st_nlink > 0)
 }
 
 /// A new file, to be written and read back.
@@ -323,4 +328,21 @@ fn noted_key(uploads: &OwnedFd, id: &str) -> Option<Key> {
     let file = File::from(openat(directory, KEY_FILE, flags, Mode::empty()).ok()?);
     file.take(4096).read_to_string(&mut note).ok()?;
     Key::parse(&note)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sweep_leaves_the_file_of_a_put_alone_and_a_put_notices_one_that_came_before_its_lock() {
+        let scratch = tempfile::tempdir().unwrap();
+        let tree = Tree::open(scratch.path()).unwrap();
+        let uploads = tree.uploads().unwrap();
+        let (put, name) = begin_put(&uploads).unwrap();
+        let late = create(&uploads, &format!("{PUT_PREFIX}late")).unwrap();
+        tree.sweep().unwrap();
+        assert_eq!(names(&uploads).unwrap(), [name]);
+        assert!(claim(&put).unwrap() && !claim(&late).unwrap());
+    }
 }
