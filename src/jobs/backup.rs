@@ -5,6 +5,7 @@
 
 mod feed;
 mod prove;
+mod sieve;
 mod survey;
 mod volume;
 

@@ -1,12 +1,15 @@
 //! The first look at the store: what there is to back up, so that progress has a total.
 
+use std::vec;
+
 use anyhow::bail;
 
 use super::BackupOrder;
+use super::sieve::Sieve;
 use crate::jobs::context::RunContext;
 use crate::jobs::cursor::Cursor;
 use crate::jobs::source::{report_foreign, store_name};
-use crate::ledger::{Listed, Scratch};
+use crate::ledger::{DestinationId, Listed, Scratch};
 use crate::model::digest::Digest;
 use crate::model::layout::Owner;
 use crate::model::run::{Outcome, RunFilter};
@@ -30,13 +33,13 @@ pub(super) struct Survey {
     pub(super) records: Vec<String>,
 }
 
-/// Walks the store and takes the size of every binary; those up to `after` are in the archive already.
+/// Walks the store and learns the size of every binary; those up to `after` are in the archive already.
 pub(super) async fn survey(run: &RunContext, order: &BackupOrder, after: Option<Digest>) -> anyhow::Result<Survey> {
     run.report.phase("looking at the binaries", "binaries", None);
     let store = order.source.binaries.clone();
-    let (job, allow_empty) = (order.job.clone(), order.allow_empty);
+    let (job, allow_empty, destination) = (order.job.clone(), order.allow_empty, order.destination.id);
     run.blocking(move |run| {
-        let survey = walk(run, &store, after)?;
+        let survey = walk(run, &store, destination, after)?;
         if !allow_empty {
             refuse_implausible(run, &job, &store)?;
         }
@@ -46,9 +49,15 @@ pub(super) async fn survey(run: &RunContext, order: &BackupOrder, after: Option<
     .await
 }
 
-fn walk(run: &RunContext, store: &BinaryStore, after: Option<Digest>) -> anyhow::Result<Survey> {
+fn walk(
+    run: &RunContext,
+    store: &BinaryStore,
+    destination: DestinationId,
+    after: Option<Digest>,
+) -> anyhow::Result<Survey> {
     let root = store_name(store);
     let mut sidecars = Cursor::new(|after: Option<&Digest>| run.ledger.sidecars_after(&root, after), |digest| *digest);
+    let mut copied = Copied { run, destination, page: Vec::new().into_iter(), at_end: false };
     let binaries = run.ledger.scratch()?;
     let mut walk = Walk::begin(store, WALKERS)?;
     let mut bytes = 0;
@@ -64,8 +73,11 @@ fn walk(run: &RunContext, store: &BinaryStore, after: Option<Digest>) -> anyhow:
                         run.report.count(|counts| counts.sidecars += 1);
                         continue;
                     }
-                    // One that cannot be looked at is met again when it is to be read, and named there.
-                    let size = store.stamp(&digest).map_or(0, |stamp| stamp.bytes);
+                    let size = match copied.size(&digest)? {
+                        Some(bytes) => bytes,
+                        // One that cannot be looked at is met again when it is to be read, and named there.
+                        None => store.stamp(&digest).map_or(0, |stamp| stamp.bytes),
+                    };
                     bytes += if Some(digest) > after { size } else { 0 };
                     binaries.put(&Listed { digest, bytes: Some(size), mark: 0 })?;
                 }
@@ -81,16 +93,52 @@ fn walk(run: &RunContext, store: &BinaryStore, after: Option<Digest>) -> anyhow:
     Ok(Survey { binaries, bytes, records: beside.records })
 }
 
+/// The sizes of what copies have brought to the same place: a digest has one size, so that the disk need not look for
+/// the file.
+struct Copied<'a> {
+    run: &'a RunContext,
+    destination: DestinationId,
+    page: vec::IntoIter<(Digest, u64)>,
+    at_end: bool,
+}
+
+impl Copied<'_> {
+    /// The size of a binary, if it is known; they are asked for in order.
+    fn size(&mut self, digest: &Digest) -> anyhow::Result<Option<u64>> {
+        // A place may hold far more than one repository, so what lies between is not read.
+        if !self.at_end && self.page.as_slice().last().is_none_or(|last| last.0 < *digest) {
+            self.page = self.run.ledger.objects_from(self.destination, digest)?.into_iter();
+            self.at_end = self.page.len() == 0;
+        }
+        let rest = self.page.as_slice();
+        let next = rest.partition_point(|object| object.0 < *digest);
+        let size = rest.get(next).filter(|object| object.0 == *digest).map(|object| object.1);
+        if next > 0 {
+            self.page.nth(next - 1);
+        }
+        Ok(size)
+    }
+}
+
 /// Marks what may be a sidecar, before anything is read: so a file that is damaged is known for that at once, also by
 /// a run that is cut and leaves it to the next one to end the archive.
 fn mark_sidecar_names(run: &RunContext, store: &BinaryStore, binaries: &Scratch) -> anyhow::Result<()> {
     if store.layout().owner != Owner::Modeshape {
         return Ok(());
     }
+    // Hardly any of the names is there, and each look into the scratch file would go to another place of it.
+    let mut sieve = Sieve::for_about(run.report.counts().examined);
+    binaries.each(|binary| {
+        run.go_on()?;
+        sieve.put(&binary.digest);
+        Ok(())
+    })?;
     binaries.each(|binary| {
         run.go_on()?;
         for name in store.layout().sidecars_of(&binary.digest).into_iter().flatten() {
-            if let Some(sidecar) = binaries.get(&name)? {
+            if sieve.may_hold(&name)
+                && let Some(sidecar) = binaries.get(&name)?
+            {
                 binaries.put(&Listed { mark: SIDECAR_NAME, ..sidecar })?;
             }
         }
