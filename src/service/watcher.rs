@@ -81,6 +81,8 @@ pub async fn run_at(daemon: Daemon, marks: Marks, stop: CancellationToken, pace:
         }
         loop {
             tokio::select! {
+                // A follower that ended because it was told to has not broken off.
+                biased;
                 () = stop.cancelled() => break,
                 changed = sites.changed() => {
                     if changed.is_err() || sites.borrow_and_update().watched() != watched {
