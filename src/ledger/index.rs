@@ -230,19 +230,6 @@ impl Ledger {
             .context("read the index")
     }
 
-    /// The binaries from this one on that a destination holds, with their sizes, in order: the next few thousand.
-    pub fn objects_from(&self, destination: DestinationId, digest: &Digest) -> anyhow::Result<Vec<(Digest, u64)>> {
-        self.connection()
-            .prepare_cached(
-                "SELECT digest, size FROM objects WHERE destination = ? AND digest >= ? ORDER BY digest LIMIT ?",
-            )?
-            .query_map(params![destination, digest.as_bytes(), PAGE_ROWS], |row| {
-                Ok((read_digest(row, 0)?, row.get(1)?))
-            })?
-            .collect::<Result<_, _>>()
-            .context("read the index")
-    }
-
     /// The series of a repository at a destination, new ones included.
     pub fn series(&self, destination: DestinationId, repository: &str) -> anyhow::Result<Series> {
         self.series_of(destination, repository, None)

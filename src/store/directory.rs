@@ -181,11 +181,11 @@ impl ObjectStore for DirectoryStore {
         self.blocking(self.action("delete", key), move |tree| tree.delete(&wanted)).await
     }
 
-    /// All that a store can do is done here by us; what may be missing is a permission, so a put is tried.
     fn refuses_damage(&self) -> bool {
         true
     }
 
+    /// All that a store can do is done here by us; what may be missing is a permission, so a put is tried.
     async fn probe(&self) -> Result<Capabilities, StoreError> {
         let body = Bytes::from_static(b"Holdfast was here.\n");
         let digest = Digest::of(Algorithm::Sha1, &body);

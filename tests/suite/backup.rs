@@ -134,16 +134,16 @@ async fn progress_knows_its_total_and_reaches_it() {
 }
 
 #[tokio::test]
-async fn the_size_of_what_a_copy_has_brought_to_the_same_place_is_not_asked_of_the_disk() {
+async fn the_size_of_what_the_last_restore_point_has_is_not_asked_of_the_disk() {
     let lab = Lab::new();
-    // More than a page of the index, which has gaps and holds what the store does not.
+    // More than a page of members, which has gaps and holds what the store does not.
     let binaries = lab.add_many(9_000, "a");
     assert_eq!(lab.copy().await.outcome, SUCCEEDED);
     let is_gone = |digest: &&Digest| (b'a'..b'c').contains(&digest.to_string().as_bytes()[0]);
     binaries.iter().filter(is_gone).for_each(|digest| std::fs::remove_file(lab.binaries().path(digest)).unwrap());
     // A size that no file has shows whose word it was.
     let change =
-        "UPDATE objects SET size = 7; DELETE FROM objects WHERE digest BETWEEN x'40' AND x'80' OR digest > x'f0'";
+        "UPDATE members SET size = 7; DELETE FROM members WHERE digest BETWEEN x'40' AND x'80' OR digest > x'f0'";
     rusqlite::Connection::open(lab.path("state/ledger.db")).unwrap().execute_batch(change).unwrap();
     let expected = lab.snapshot().into_iter().map(|(path, content)| match path.to_str().unwrap().as_bytes()[0] {
         b'4'..b'8' | b'f' => content.len() as u64,

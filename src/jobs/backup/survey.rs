@@ -1,7 +1,5 @@
 //! The first look at the store: what there is to back up, so that progress has a total.
 
-use std::vec;
-
 use anyhow::bail;
 
 use super::BackupOrder;
@@ -9,7 +7,7 @@ use super::sieve::Sieve;
 use crate::jobs::context::RunContext;
 use crate::jobs::cursor::Cursor;
 use crate::jobs::source::{report_foreign, store_name};
-use crate::ledger::{DestinationId, Listed, Scratch};
+use crate::ledger::{Listed, Scratch, SeriesId};
 use crate::model::digest::Digest;
 use crate::model::layout::Owner;
 use crate::model::run::{Outcome, RunFilter};
@@ -37,9 +35,11 @@ pub(super) struct Survey {
 pub(super) async fn survey(run: &RunContext, order: &BackupOrder, after: Option<Digest>) -> anyhow::Result<Survey> {
     run.report.phase("looking at the binaries", "binaries", None);
     let store = order.source.binaries.clone();
-    let (job, allow_empty, destination) = (order.job.clone(), order.allow_empty, order.destination.id);
+    let (job, allow_empty) = (order.job.clone(), order.allow_empty);
+    let (repository, destination) = (order.source.name.clone(), order.destination.id);
     run.blocking(move |run| {
-        let survey = walk(run, &store, destination, after)?;
+        let copies = run.ledger.series(destination, &repository)?.id;
+        let survey = walk(run, &store, copies, after)?;
         if !allow_empty {
             refuse_implausible(run, &job, &store)?;
         }
@@ -49,15 +49,11 @@ pub(super) async fn survey(run: &RunContext, order: &BackupOrder, after: Option<
     .await
 }
 
-fn walk(
-    run: &RunContext,
-    store: &BinaryStore,
-    destination: DestinationId,
-    after: Option<Digest>,
-) -> anyhow::Result<Survey> {
+fn walk(run: &RunContext, store: &BinaryStore, copies: SeriesId, after: Option<Digest>) -> anyhow::Result<Survey> {
     let root = store_name(store);
     let mut sidecars = Cursor::new(|after: Option<&Digest>| run.ledger.sidecars_after(&root, after), |digest| *digest);
-    let mut copied = Copied { run, destination, page: Vec::new().into_iter(), at_end: false };
+    // A digest has one size: what the last restore point has, the disk need not look for.
+    let mut members = Cursor::new(|after: Option<&Digest>| run.ledger.members_after(copies, after), |member| member.0);
     let binaries = run.ledger.scratch()?;
     let mut walk = Walk::begin(store, WALKERS)?;
     let mut bytes = 0;
@@ -73,10 +69,11 @@ fn walk(
                         run.report.count(|counts| counts.sidecars += 1);
                         continue;
                     }
-                    let size = match copied.size(&digest)? {
-                        Some(bytes) => bytes,
+                    while members.take_if(|member| member.0 < digest)?.is_some() {}
+                    let size = match members.take_if(|member| member.0 == digest)? {
+                        Some((_, Some(bytes))) => bytes,
                         // One that cannot be looked at is met again when it is to be read, and named there.
-                        None => store.stamp(&digest).map_or(0, |stamp| stamp.bytes),
+                        _ => store.stamp(&digest).map_or(0, |stamp| stamp.bytes),
                     };
                     bytes += if Some(digest) > after { size } else { 0 };
                     binaries.put(&Listed { digest, bytes: Some(size), mark: 0 })?;
@@ -91,33 +88,6 @@ fn walk(
     let beside = walk.beside();
     report_foreign(run, &beside);
     Ok(Survey { binaries, bytes, records: beside.records })
-}
-
-/// The sizes of what copies have brought to the same place: a digest has one size, so that the disk need not look for
-/// the file.
-struct Copied<'a> {
-    run: &'a RunContext,
-    destination: DestinationId,
-    page: vec::IntoIter<(Digest, u64)>,
-    at_end: bool,
-}
-
-impl Copied<'_> {
-    /// The size of a binary, if it is known; they are asked for in order.
-    fn size(&mut self, digest: &Digest) -> anyhow::Result<Option<u64>> {
-        // A place may hold far more than one repository, so what lies between is not read.
-        if !self.at_end && self.page.as_slice().last().is_none_or(|last| last.0 < *digest) {
-            self.page = self.run.ledger.objects_from(self.destination, digest)?.into_iter();
-            self.at_end = self.page.len() == 0;
-        }
-        let rest = self.page.as_slice();
-        let next = rest.partition_point(|object| object.0 < *digest);
-        let size = rest.get(next).filter(|object| object.0 == *digest).map(|object| object.1);
-        if next > 0 {
-            self.page.nth(next - 1);
-        }
-        Ok(size)
-    }
 }
 
 /// Marks what may be a sidecar, before anything is read: so a file that is damaged is known for that at once, also by
