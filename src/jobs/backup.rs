@@ -37,6 +37,8 @@ const RESUMED_WITHIN: SignedDuration = SignedDuration::from_hours(48);
 /// An archive has no more volumes than about this, since its manifest names each: larger ones are made where there would
 /// be more.
 const MOST_VOLUMES: u64 = 8192;
+/// None is made larger for that, whatever sizes were told: its parts are held in memory.
+const LARGEST_VOLUME: u64 = 1 << 40;
 /// How many binaries are read ahead; their bytes are bounded too.
 const READ_AHEAD: usize = 64;
 
@@ -129,7 +131,7 @@ fn has_these_documents(archive: &ArchiveUnderWay, any: bool, fingerprint: Option
 
 /// About how large a volume may become, where so many bytes are to be written.
 fn volume_bytes_for(wanted: u64, to_write: u64) -> u64 {
-    wanted.max(to_write / MOST_VOLUMES)
+    wanted.max((to_write / MOST_VOLUMES).min(LARGEST_VOLUME))
 }
 
 fn identity(order: &BackupOrder) -> String {
@@ -197,8 +199,8 @@ async fn write_volumes(
     let (documents_to, packed) = mpsc::channel(1);
     let (binaries_to, binaries) = mpsc::channel(READ_AHEAD);
     let after = last_binary(&archive);
-    let done = archive.volumes.iter().map(|written| written.volume.binary_bytes).sum();
-    run.report.phase(format!("writing {}.zip", archive.name), "bytes", Some(done + survey.bytes));
+    let done: u64 = archive.volumes.iter().map(|written| written.volume.binary_bytes).sum();
+    run.report.phase(format!("writing {}.zip", archive.name), "bytes", Some(survey.bytes.saturating_add(done)));
     run.report.advance(done);
 
     // They are in the first volumes, and an archive without all of them is not gone on with.
@@ -388,5 +390,6 @@ mod tests {
             let volumes = to_write / volume_bytes_for(16 << 20, to_write);
             assert!(volumes <= MOST_VOLUMES, "{volumes}");
         }
+        assert_eq!(volume_bytes_for(16 << 20, u64::MAX), LARGEST_VOLUME);
     }
 }

@@ -68,7 +68,7 @@ impl Ledger {
                 "INSERT OR REPLACE INTO archives (job, destination, state) VALUES (?, ?, ?)",
                 params![job, destination, to_json(state)],
             )
-            .context("record the archive under way")?;
+            .context("record the archive under way (is the disk of the state directory full?)")?;
         Ok(())
     }
 

@@ -57,7 +57,7 @@ impl Scratch {
         self.connection
             .prepare_cached("INSERT OR REPLACE INTO binaries (digest, size, mark) VALUES (?, ?, ?)")?
             .execute(params![binary.digest.as_bytes(), binary.bytes, binary.mark])
-            .context("write to the scratch file")?;
+            .context("write to the scratch file (is the disk of the state directory full?)")?;
         Ok(())
     }
 
@@ -67,7 +67,7 @@ impl Scratch {
             .connection
             .prepare_cached("DELETE FROM binaries WHERE digest = ?")?
             .execute([digest.as_bytes()])
-            .context("write to the scratch file")?;
+            .context("write to the scratch file (is the disk of the state directory full?)")?;
         Ok(rows > 0)
     }
 
@@ -180,7 +180,7 @@ impl Scratch {
         self.connection
             .prepare_cached("INSERT OR REPLACE INTO documents (id, content, ordinal) VALUES (?, ?, ?)")?
             .execute(params![id, content, ordinal])
-            .context("write to the scratch file")?;
+            .context("write to the scratch file (is the disk of the state directory full?)")?;
         Ok(earlier)
     }
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
+use holdfast::jobs::verify::Depth;
 use holdfast::ledger::ArchiveUnderWay;
 use holdfast::model::digest::Digest;
 use holdfast::model::layout::Layout;
@@ -152,6 +153,18 @@ async fn the_size_of_what_the_last_restore_point_has_is_not_asked_of_the_disk() 
     let run = lab.backup().await;
     assert_eq!((run.outcome, run.counts.vanished), (SUCCEEDED, 0), "{run:?}");
     assert_eq!(run.progress.total, Some(expected.sum()), "{run:?}");
+}
+
+#[tokio::test]
+async fn sizes_in_the_ledger_that_cannot_be_do_no_harm() {
+    let lab = Lab::new();
+    lab.add_many(50, "a");
+    assert_eq!(lab.copy().await.outcome, SUCCEEDED);
+    let ledger = rusqlite::Connection::open(lab.path("state/ledger.db")).unwrap();
+    ledger.execute("UPDATE members SET size = 9223372036854775807", []).unwrap();
+    let run = lab.backup().await;
+    assert_eq!((run.outcome, run.counts.copied), (SUCCEEDED, 50), "{run:?}");
+    assert_eq!(lab.verify(&run.result.unwrap(), Depth::Whole).await.outcome, SUCCEEDED);
 }
 
 #[tokio::test]

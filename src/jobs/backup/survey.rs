@@ -75,7 +75,7 @@ fn walk(run: &RunContext, store: &BinaryStore, copies: SeriesId, after: Option<D
                         // One that cannot be looked at is met again when it is to be read, and named there.
                         _ => store.stamp(&digest).map_or(0, |stamp| stamp.bytes),
                     };
-                    bytes += if Some(digest) > after { size } else { 0 };
+                    bytes = u64::saturating_add(bytes, if Some(digest) > after { size } else { 0 });
                     binaries.put(&Listed { digest, bytes: Some(size), mark: 0 })?;
                 }
             }
