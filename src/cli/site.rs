@@ -106,9 +106,12 @@ impl ConfiguredSite {
                 let JobOptions { full, scan, allow_empty } = options;
                 let scan_rate = job.scan_rate;
                 let order = CopyOrder { source, destination, parallel, settle, full, allow_empty, scan_rate };
-                // Where scans have times of their own, what the watcher has seen is enough at others.
+                // Where scans have times of their own, what the watcher has seen is enough at others, unless something
+                // was left out of which it sees nothing: whoever asks may just have seen to that.
                 let seen = job.scan_every.is_some() && run.ledger.watch_of(name).is_some();
-                if full || scan || (scope == Scope::Everything && !seen) {
+                let of = name.to_owned();
+                let enough = seen && !run.blocking(move |run| run.ledger.has_left_out(&of)).await?;
+                if full || scan || (scope == Scope::Everything && !enough) {
                     Box::pin(copy_all(run, &order, name)).await
                 } else {
                     if scope == Scope::Everything {

@@ -96,6 +96,7 @@ fn watching(watch: &WatchStatus) -> String {
     };
     let why = watch.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
     let scan = if watch.scan_needed { "; everything is to be looked at" } else { "" };
+    let left_out = if watch.left_out.is_some() { "; something was left out, see the history" } else { "" };
     let pending = match watch.pending {
         0 => String::new(),
         pending => format!(
@@ -105,7 +106,7 @@ fn watching(watch: &WatchStatus) -> String {
             watch.lag_s
         ),
     };
-    format!("{how}{why}{scan}{pending}")
+    format!("{how}{why}{scan}{left_out}{pending}")
 }
 
 fn proved(proof: &Proof) -> String {

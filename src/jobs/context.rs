@@ -156,6 +156,7 @@ struct State {
     progress: Progress,
     problems: Vec<Problem>,
     partial: bool,
+    left_out: bool,
     meters: Vec<Arc<Meter>>,
 }
 
@@ -229,6 +230,12 @@ impl Report {
         self.notice(kind, subject, message);
     }
 
+    /// The same, and it may be possible later: a directory may be opened again, an object be taken away.
+    pub fn left_out(&self, kind: &str, subject: impl Into<String>, message: impl Into<String>) {
+        self.state().left_out = true;
+        self.problem(kind, subject, message);
+    }
+
     /// Something is worth knowing that does not make the run partial.
     pub fn notice(&self, kind: &str, subject: impl Into<String>, message: impl Into<String>) {
         let mut state = self.state();
@@ -243,6 +250,11 @@ impl Report {
         let strains = state.meters.iter().filter_map(|meter| meter.strain());
         let strains = strains.map(|(place, strain)| slowed(place, strain));
         state.problems.iter().cloned().chain(strains).take(KEPT_PROBLEMS).collect()
+    }
+
+    /// Whether something could not be done that may be possible later.
+    pub fn has_left_out(&self) -> bool {
+        self.state().left_out
     }
 
     /// Whether something could not be done.

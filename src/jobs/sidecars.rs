@@ -153,7 +153,7 @@ impl Suspects {
                      shard cannot be told, as {unseen}"
                 );
                 run.report.count(|counts| counts.failed += 1);
-                run.report.problem("unexplained", file.digest.to_string(), message);
+                run.report.left_out("unexplained", file.digest.to_string(), message);
                 return Ok(());
             }
             report_damaged(run, &file.digest, file.bytes.unwrap_or_default());

@@ -274,7 +274,7 @@ pub async fn load_record(
             Err(error) => format!("read record: {error}"),
         };
         run.report.count(|counts| counts.failed += 1);
-        run.report.problem("unreadable", path.display().to_string(), complaint);
+        run.report.left_out("unreadable", path.display().to_string(), complaint);
         Ok(None)
     })
     .await

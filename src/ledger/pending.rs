@@ -38,6 +38,8 @@ pub struct Backlog {
     pub oldest: Option<Timestamp>,
     /// Since when the store may hold what no watcher saw.
     pub unwatched: Option<Timestamp>,
+    /// When the last run ended that had to leave out what may be had later, unless a scan has had it since.
+    pub left_out: Option<Timestamp>,
 }
 
 /// How far the ledger had been told of what is new when a scan began.
@@ -254,13 +256,16 @@ impl Ledger {
             .prepare_cached("SELECT count(*), coalesce(sum(bytes), 0), min(seen) FROM pending WHERE job = ?")?
             .query_row([job], |row| Ok((row.get(0)?, row.get(1)?, row.get::<_, Option<String>>(2)?)))
             .context("count what is pending")?;
-        let unwatched: Option<String> = connection
-            .prepare_cached("SELECT since FROM unwatched WHERE job = ?")?
-            .query_row([job], |row| row.get(0))
-            .optional()
-            .context("read what is not watched")?;
+        let since = |table: &str| -> anyhow::Result<Option<String>> {
+            connection
+                .prepare_cached(&format!("SELECT since FROM {table} WHERE job = ?"))?
+                .query_row([job], |row| row.get(0))
+                .optional()
+                .context("read what is not watched, or was left out")
+        };
+        let (unwatched, left_out) = (since("unwatched")?, since("left_out")?);
         let time = |text: Option<String>| text.map(|text| text.parse()).transpose();
-        Ok(Backlog { pending, bytes, oldest: time(oldest)?, unwatched: time(unwatched)? })
+        Ok(Backlog { pending, bytes, oldest: time(oldest)?, unwatched: time(unwatched)?, left_out: time(left_out)? })
     }
 
     /// Records that the store of these jobs may hold what no watcher saw. A scan that has begun does not count.
@@ -292,11 +297,32 @@ impl Ledger {
         Ok(Watermark { pending: latest("pending")?, unwatched: latest("unwatched")? })
     }
 
-    /// A scan has ended well that began at this mark: what had been seen by then has been dealt with.
-    pub fn reconcile(&self, job: &str, mark: Watermark) -> anyhow::Result<()> {
+    /// Whether the last scan of a job, or a run since, left out what may be had later.
+    pub fn has_left_out(&self, job: &str) -> anyhow::Result<bool> {
+        self.connection()
+            .query_row("SELECT EXISTS (SELECT 1 FROM left_out WHERE job = ?)", [job], |row| row.get(0))
+            .context("read what was left out")
+    }
+
+    /// Records that a run of a job left out what may be had later, of which nothing will tell.
+    pub fn mark_left_out(&self, job: &str, now: Timestamp) -> anyhow::Result<()> {
+        self.connection()
+            .execute("INSERT OR REPLACE INTO left_out (job, since) VALUES (?, ?)", params![job, now.to_string()])
+            .context("record that something was left out")?;
+        Ok(())
+    }
+
+    /// A scan has come to its end that began at this mark: what had been seen by then has been dealt with, but for what
+    /// it left out, if it did by this time.
+    pub fn reconcile(&self, job: &str, mark: Watermark, left_out: Option<Timestamp>) -> anyhow::Result<()> {
         let mut connection = self.connection();
         let mut record = || -> rusqlite::Result<()> {
             let transaction = connection.transaction()?;
+            transaction.execute("DELETE FROM left_out WHERE job = ?", [job])?;
+            if let Some(now) = left_out {
+                transaction
+                    .execute("INSERT INTO left_out (job, since) VALUES (?, ?)", params![job, now.to_string()])?;
+            }
             transaction.execute("DELETE FROM pending WHERE job = ? AND seq <= ?", params![job, mark.pending])?;
             transaction.execute("DELETE FROM unwatched WHERE job = ? AND seq <= ?", params![job, mark.unwatched])?;
             transaction.commit()
@@ -308,7 +334,7 @@ impl Ledger {
     pub fn forget_pending(&self, watched: &[String]) -> anyhow::Result<()> {
         let marks = vec!["?"; watched.len()].join(", ");
         let connection = self.connection();
-        for table in ["pending", "unwatched"] {
+        for table in ["pending", "unwatched", "left_out"] {
             let sql = format!("DELETE FROM {table} WHERE job NOT IN ({marks})");
             connection.execute(&sql, params_from_iter(watched)).context("forget what is pending")?;
         }

@@ -144,6 +144,12 @@ CREATE TABLE scans (               -- scans that were cut
 ALTER TABLE series ADD COLUMN learned INTEGER NOT NULL DEFAULT 0;  -- of a shard: whether a listing found its objects
 ALTER TABLE uploads ADD COLUMN id TEXT;  -- the store's name for it; null until that is known
 ",
+    "
+CREATE TABLE left_out (            -- copies that could not read or bring something which may be possible later
+    job   TEXT PRIMARY KEY,
+    since TEXT NOT NULL            -- when the last such run ended, RFC 3339, UTC
+) WITHOUT ROWID;
+",
 ];
 
 /// Sets the connection up and brings the tables to this program's version.

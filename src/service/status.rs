@@ -69,6 +69,9 @@ pub struct WatchStatus {
     pub directories: Option<u64>,
     /// Whether a run that looks at everything is to come, because something may have been missed.
     pub scan_needed: bool,
+    /// When the last run ended that had to leave out what may be had later, such as a directory that could not be read;
+    /// null once a scan leaves out nothing.
+    pub left_out: Option<Timestamp>,
     /// How many binaries were seen and have not been copied.
     pub pending: u64,
     /// How large they were when they were last seen, added up.
@@ -95,6 +98,7 @@ impl WatchStatus {
             }),
             directories: watch.directories,
             scan_needed: backlog.unwatched.is_some(),
+            left_out: backlog.left_out,
             pending: backlog.pending,
             pending_bytes: backlog.bytes,
             oldest: backlog.oldest,

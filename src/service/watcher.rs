@@ -38,6 +38,8 @@ pub struct Pace {
     pub look: Duration,
     /// How long until it tries again what did not work: at first, and at most. Each time it waits twice as long.
     pub again: (Duration, Duration),
+    /// How long after a run that left out what may be had later everything is looked at again, if not sooner.
+    pub left_out_again: Duration,
     /// How long until a store is tried again for which there were not enough watches, even if the limit is the same.
     pub limit_again: Duration,
 }
@@ -49,6 +51,7 @@ impl Default for Pace {
             gather: Duration::from_millis(25),
             look: Duration::from_secs(10),
             again: (Duration::from_secs(2), Duration::from_mins(5)),
+            left_out_again: Duration::from_hours(1),
             limit_again: Duration::from_hours(1),
         }
     }

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 
+use holdfast::model::key::Key;
 use holdfast::model::run::{Kind, Outcome, Run, Trigger};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::lab::files_below;
-use super::s3_memory::{Options, Server};
+use super::s3_memory::{Effect, Fault, Options, Server};
 use super::served::{Held, House, Service};
 
 /// A house with some binaries, and its service.
@@ -54,6 +55,41 @@ fn commands_beside_the_service_are_done_by_it_and_followed_to_their_end() {
     done_by(&service, &house, &["run", "backup.full", "--allow-empty"]);
     assert_eq!(done_by(&service, &house, &["restore", &archive, "--yes"]).kind, Kind::Restore);
     assert!(files_below(&house.path("binaries")) == files);
+    service.stop();
+}
+
+#[test]
+fn what_was_refused_is_taken_by_the_next_run_that_somebody_asks_for_though_no_watch_tells_of_it() {
+    let server = Server::start(Options::default());
+    let house = House::new(&server, "", "watch = true\npoint_every = \"1s\"");
+    let mut service = house.serve();
+    service.ready();
+    let left_out = || service.get("/status")["jobs"][0]["watch"]["left_out"].clone();
+    let at_rest = || {
+        let status = service.get("/status");
+        let watch = &status["jobs"][0]["watch"];
+        let watched = watch["state"] == "watching" && watch["scan_needed"] == false && watch["pending"] == 0;
+        (watched && status["running"] == json!([]) && status["waiting"] == json!([])).then_some(())
+    };
+    house.add(b"before");
+    service.eventually("the store is watched, and what was there is copied", at_rest);
+    server.fault(Fault::at("PutObject", Effect::Status(400, "BadDigest")).below("site/binaries/"));
+    let key = format!("site/{}", Key::binary(&house.add(b"refused")));
+    service.eventually("it is refused", || left_out().is_string().then_some(()));
+    service.eventually("nothing runs any more", at_rest);
+    for _ in 0..2 {
+        let (status, out, err) = house.holdfast(&["run", "copy.binaries"]);
+        assert_eq!(status, Some(3), "{out}{err}");
+    }
+    let (_, out, _) = house.holdfast(&["status"]);
+    assert!(out.contains("; something was left out, see the history"), "{out}");
+    server.clear_faults();
+    assert_eq!(done_by(&service, &house, &["run", "copy.binaries"]).counts.copied, 1);
+    assert_eq!(server.object(&key).as_deref(), Some(b"refused".as_slice()));
+    assert!(left_out().is_null());
+    // From now on what the watch tells of is enough.
+    let run = done_by(&service, &house, &["run", "copy.binaries"]);
+    assert_eq!((run.counts.examined, run.counts.requests), (0, 0));
     service.stop();
 }
 

@@ -243,7 +243,7 @@ proptest! {
                     let mark = ledger.watermark().unwrap();
                     let seen: Vec<_> = meanwhile.iter().map(name).collect();
                     see(&lab, &seen);
-                    ledger.reconcile(JOB, mark).unwrap();
+                    ledger.reconcile(JOB, mark, None).unwrap();
                     model = seen.into_iter().collect();
                 }
             }

@@ -734,6 +734,38 @@ async fn a_scan_begins_by_itself_when_it_is_time_and_proves_that_nothing_was_mis
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_scan_left_out_is_looked_for_again_by_itself_and_not_all_the_time() {
+    let mut ground = Ground { scan_every: Some(Duration::from_hours(1)), ..Ground::new() };
+    ground.pace.left_out_again = Duration::from_hours(1);
+    let mut wanted = BTreeSet::from([add(&ground.root, &ground.store(), &content(1, "there"))]);
+    let other = if wanted.first().unwrap().to_string().starts_with("00") { "01" } else { "00" };
+    let link = ground.path("binaries").join(other);
+    std::os::unix::fs::symlink(ground.path("elsewhere"), &link).unwrap();
+    let partial = |run: &Run| run.outcome == Some(Outcome::Partial);
+    let by_itself = |run: &Run| run.trigger == Trigger::Schedule;
+
+    let service = ground.start();
+    service.watching().await;
+    let since = service.watch().await.unwrap().left_out.expect("the first scan could not look behind the link");
+    wanted.insert(add(&ground.root, &ground.store(), &content(2, "there")));
+    ground.all_arrive(&wanted).await;
+    service.rest().await;
+    assert!(!service.runs().await.iter().any(by_itself), "{:#?}", service.runs().await);
+    service.end().await;
+
+    ground.pace.left_out_again = Duration::from_millis(1);
+    let service = ground.start();
+    service
+        .until("it is looked for again", async || service.runs().await.iter().any(|run| by_itself(run) && partial(run)))
+        .await;
+    assert!(service.watch().await.unwrap().left_out.unwrap() > since);
+    fs::remove_file(link).unwrap();
+    service.until("it is there", async || service.watch().await.is_some_and(|watch| watch.left_out.is_none())).await;
+    ground.all_arrive(&wanted).await;
+    service.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_mark_tells_of_one_store_and_not_of_others_on_its_file_system() {
     let Some(ground) = Ground::new().marked() else { return };
     let service = ground.start();

@@ -224,13 +224,13 @@ impl Worker {
             Sent::Unreadable(error) => {
                 self.suspects.add_unread(digest)?;
                 run.report.count(|counts| counts.failed += 1);
-                run.report.problem("unreadable", digest.to_string(), format!("read binary: {error}"));
+                run.report.left_out("unreadable", digest.to_string(), format!("read binary: {error}"));
                 true
             }
             Sent::Refused(message) => {
                 self.suspects.add_unread(digest)?;
                 run.report.count(|counts| counts.failed += 1);
-                run.report.problem("refused", digest.to_string(), message);
+                run.report.left_out("refused", digest.to_string(), message);
                 true
             }
         };

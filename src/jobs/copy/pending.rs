@@ -45,14 +45,15 @@ pub struct Following {
     pub hurry: CancellationToken,
 }
 
-/// Runs a copy, after which nothing is pending for its job that was when it began. What comes while it scans is taken at
-/// once.
+/// Runs a copy, after which nothing is pending for its job that was when it began; what it had to leave out is recorded.
+/// What comes while it scans is taken at once.
 pub async fn copy_all(run: &RunContext, order: &CopyOrder, job: &str) -> anyhow::Result<Ended> {
     let mark = run.blocking(|run| run.ledger.watermark()).await?;
     let _until_the_end = run.ledger.take_pending(job);
     let ended = scan_all(run, order, Some(Arrived::new(job, mark))).await?;
     let job = job.to_owned();
-    run.blocking(move |run| run.ledger.reconcile(&job, mark)).await?;
+    let left_out = run.report.has_left_out().then(|| run.clock.now());
+    run.blocking(move |run| run.ledger.reconcile(&job, mark, left_out)).await?;
     Ok(ended)
 }
 
@@ -120,6 +121,10 @@ async fn follow(run: &RunContext, order: &CopyOrder, following: &Following, seri
     let last = produced?;
     let (head, needed) = head?;
     leave_the_rest(run, order, following, &series, &suspects, last).await?;
+    if run.report.has_left_out() {
+        let job = following.job.clone();
+        run.blocking(move |run| run.ledger.mark_left_out(&job, run.clock.now())).await?;
+    }
     prove(run, order, &series, &head, needed).await?;
     run.go_on()?;
     let complete = series.last.as_ref().is_some_and(|last| last.complete) && !run.report.is_partial();

@@ -137,7 +137,7 @@ impl Scan {
                 Found::Unreadable { digits, path, cause } => {
                     fresh.blind = true;
                     run.report.count(|counts| counts.failed += 1);
-                    run.report.problem("unreadable", path.display().to_string(), format!("read directory: {cause}"));
+                    run.report.left_out("unreadable", path.display().to_string(), format!("read directory: {cause}"));
                     let text = |digest: &Digest| digest.to_string();
                     while let Some((gone, _)) = members.take_if(|member| text(&member.0) < digits)? {
                         self.gone(run, store, gone)?;

@@ -18,8 +18,8 @@ use super::board::{Watch, WatchState, Way};
 use super::fanotify::Marks;
 use super::limits::{no_instances, no_watches, watch_limit};
 use super::survey::count_directories;
-use crate::ledger::Ledger;
-use crate::model::run::{Proof, RunId, Trigger};
+use crate::ledger::{Backlog, Ledger};
+use crate::model::run::{RunId, Trigger};
 use crate::service::daemon::Daemon;
 use crate::service::journal::{Level, say};
 use crate::service::request::Refusal;
@@ -176,21 +176,22 @@ impl Follower {
                 continue;
             }
             let of = job.clone();
-            let known = self.ledger(move |ledger| Ok((ledger.proof(&of)?, ledger.is_unwatched(&of)?))).await;
-            let proof = match known {
+            let known = self.ledger(move |ledger| Ok((ledger.proof(&of)?, ledger.backlog(&of)?))).await;
+            let (proof, left_out) = match known {
                 // One is to come already, or under way.
-                Ok((_, true)) => continue,
-                Ok((proof, false)) => proof,
+                Ok((_, Backlog { unwatched: Some(_), .. })) => continue,
+                Ok((proof, backlog)) => (proof, backlog.left_out),
                 Err(error) => {
                     say(Level::Error, format_args!("{error:#}"));
                     continue;
                 }
             };
             let now = self.daemon.clock().now();
+            let last = proof.map(|proof| proof.finished).max(left_out);
+            let every = if left_out.is_some() { every.min(self.pace.left_out_again) } else { every };
             // A clock that was set back does not keep it from being done.
-            let is_due =
-                |proof: Proof| !Duration::try_from(now.duration_since(proof.finished)).is_ok_and(|age| age < every);
-            if proof.is_none_or(is_due) {
+            let is_due = |last| !Duration::try_from(now.duration_since(last)).is_ok_and(|age| age < every);
+            if last.is_none_or(is_due) {
                 match self.daemon.scan(&job).await {
                     Ok(run) => drop(self.scans.insert(job, (run.id, Instant::now()))),
                     Err(Refusal::Internal(error)) => say(Level::Error, format_args!("start {job}: {error:#}")),
