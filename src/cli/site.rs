@@ -110,7 +110,7 @@ impl ConfiguredSite {
                 // was left out of which it sees nothing: whoever asks may just have seen to that.
                 let seen = job.scan_every.is_some() && run.ledger.watch_of(name).is_some();
                 let of = name.to_owned();
-                let enough = seen && !run.blocking(move |run| run.ledger.has_left_out(&of)).await?;
+                let enough = seen && run.blocking(move |run| run.ledger.left_out(&of)).await?.is_none();
                 if full || scan || (scope == Scope::Everything && !enough) {
                     Box::pin(copy_all(run, &order, name)).await
                 } else {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::Context as _;
 use jiff::Timestamp;
-use rusqlite::{OptionalExtension as _, params, params_from_iter};
+use rusqlite::{Connection, OptionalExtension as _, params, params_from_iter};
 use tokio::sync::watch;
 
 use super::Ledger;
@@ -256,16 +256,9 @@ impl Ledger {
             .prepare_cached("SELECT count(*), coalesce(sum(bytes), 0), min(seen) FROM pending WHERE job = ?")?
             .query_row([job], |row| Ok((row.get(0)?, row.get(1)?, row.get::<_, Option<String>>(2)?)))
             .context("count what is pending")?;
-        let since = |table: &str| -> anyhow::Result<Option<String>> {
-            connection
-                .prepare_cached(&format!("SELECT since FROM {table} WHERE job = ?"))?
-                .query_row([job], |row| row.get(0))
-                .optional()
-                .context("read what is not watched, or was left out")
-        };
-        let (unwatched, left_out) = (since("unwatched")?, since("left_out")?);
-        let time = |text: Option<String>| text.map(|text| text.parse()).transpose();
-        Ok(Backlog { pending, bytes, oldest: time(oldest)?, unwatched: time(unwatched)?, left_out: time(left_out)? })
+        let oldest = oldest.map(|oldest| oldest.parse()).transpose()?;
+        let (unwatched, left_out) = (since(&connection, "unwatched", job)?, since(&connection, "left_out", job)?);
+        Ok(Backlog { pending, bytes, oldest, unwatched, left_out })
     }
 
     /// Records that the store of these jobs may hold what no watcher saw. A scan that has begun does not count.
@@ -297,11 +290,9 @@ impl Ledger {
         Ok(Watermark { pending: latest("pending")?, unwatched: latest("unwatched")? })
     }
 
-    /// Whether the last scan of a job, or a run since, left out what may be had later.
-    pub fn has_left_out(&self, job: &str) -> anyhow::Result<bool> {
-        self.connection()
-            .query_row("SELECT EXISTS (SELECT 1 FROM left_out WHERE job = ?)", [job], |row| row.get(0))
-            .context("read what was left out")
+    /// When the last run of a job ended that left out what may be had later, unless a scan has had it since.
+    pub fn left_out(&self, job: &str) -> anyhow::Result<Option<Timestamp>> {
+        since(&self.connection(), "left_out", job)
     }
 
     /// Records that a run of a job left out what may be had later, of which nothing will tell.
@@ -340,4 +331,14 @@ impl Ledger {
         }
         Ok(())
     }
+}
+
+/// When a job was noted in one of the tables that do so.
+fn since(connection: &Connection, table: &str, job: &str) -> anyhow::Result<Option<Timestamp>> {
+    let since: Option<String> = connection
+        .prepare_cached(&format!("SELECT since FROM {table} WHERE job = ?"))?
+        .query_row([job], |row| row.get(0))
+        .optional()
+        .with_context(|| format!("read table {table}"))?;
+    Ok(since.map(|since| since.parse()).transpose()?)
 }

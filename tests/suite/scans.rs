@@ -94,7 +94,7 @@ async fn what_cannot_be_sent_was_not_missed_and_after_a_scan_that_was_cut_nobody
     for _ in 0..3 {
         let run = scan(&lab, None).await;
         assert_eq!((run.outcome, run.counts.damaged, run.counts.missed), (Some(Outcome::Partial), 1, Some(0)));
-        assert!(!lab.runner.ledger.has_left_out(JOB).unwrap(), "whoever mends it writes to it, which is seen");
+        assert!(lab.runner.ledger.left_out(JOB).unwrap().is_none(), "whoever mends it writes to it, which is seen");
     }
     // The first scan sends what nobody saw, and fails before it can say so.
     lab.add(b"nobody saw it");
@@ -256,14 +256,14 @@ async fn a_scan_that_could_not_read_a_directory_proves_nothing() {
     let free = (0..256).map(|n| format!("{n:02x}")).find(|name| !taken.contains(std::ffi::OsStr::new(name)));
     let link = lab.path("binaries").join(free.unwrap());
     symlink(lab.path("documents"), &link).unwrap();
-    assert!(!lab.runner.ledger.has_left_out(JOB).unwrap());
+    assert!(lab.runner.ledger.left_out(JOB).unwrap().is_none());
     assert_eq!(scan(&lab, None).await.outcome, Some(Outcome::Partial));
     assert_eq!(lab.runner.ledger.proof(JOB).unwrap(), proof);
     // So the next has to look for what was left out, and it is known that it need not once one has.
-    assert!(lab.runner.ledger.has_left_out(JOB).unwrap());
+    assert!(lab.runner.ledger.left_out(JOB).unwrap().is_some());
     std::fs::remove_file(link).unwrap();
     assert_eq!(scan(&lab, None).await.outcome, Some(Outcome::Succeeded));
-    assert!(!lab.runner.ledger.has_left_out(JOB).unwrap());
+    assert!(lab.runner.ledger.left_out(JOB).unwrap().is_none());
 }
 
 #[tokio::test(flavor = "multi_thread")]

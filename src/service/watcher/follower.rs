@@ -18,7 +18,7 @@ use super::board::{Watch, WatchState, Way};
 use super::fanotify::Marks;
 use super::limits::{no_instances, no_watches, watch_limit};
 use super::survey::count_directories;
-use crate::ledger::{Backlog, Ledger};
+use crate::ledger::Ledger;
 use crate::model::run::{RunId, Trigger};
 use crate::service::daemon::Daemon;
 use crate::service::journal::{Level, say};
@@ -176,11 +176,12 @@ impl Follower {
                 continue;
             }
             let of = job.clone();
-            let known = self.ledger(move |ledger| Ok((ledger.proof(&of)?, ledger.backlog(&of)?))).await;
-            let (proof, left_out) = match known {
+            let known =
+                self.ledger(move |ledger| Ok((ledger.proof(&of)?, ledger.left_out(&of)?, ledger.is_unwatched(&of)?)));
+            let (proof, left_out) = match known.await {
                 // One is to come already, or under way.
-                Ok((_, Backlog { unwatched: Some(_), .. })) => continue,
-                Ok((proof, backlog)) => (proof, backlog.left_out),
+                Ok((_, _, true)) => continue,
+                Ok((proof, left_out, false)) => (proof, left_out),
                 Err(error) => {
                     say(Level::Error, format_args!("{error:#}"));
                     continue;
