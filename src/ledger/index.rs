@@ -417,6 +417,12 @@ impl Ledger {
         series: SeriesId,
         after: Option<&Digest>,
     ) -> anyhow::Result<Vec<(Digest, Option<u64>)>> {
+        // Mostly nothing has changed, and to ask that of each binary takes longer than to read them.
+        let members = self.members_after(series, after)?;
+        let Some((last, _)) = members.last() else { return Ok(members) };
+        if !self.is_changed_between(series, after, last)? {
+            return Ok(members);
+        }
         self.page(
             "SELECT digest, size FROM members m WHERE series = ? AND digest > ?
              AND NOT EXISTS (SELECT 1 FROM changes c WHERE c.series = m.series AND c.digest = m.digest)
@@ -424,6 +430,15 @@ impl Ledger {
             series,
             after,
         )
+    }
+
+    /// Whether the copy under way has recorded a change of a binary after one and up to another.
+    fn is_changed_between(&self, series: SeriesId, after: Option<&Digest>, last: &Digest) -> anyhow::Result<bool> {
+        let after = after.map_or(&[][..], Digest::as_bytes);
+        self.connection()
+            .prepare_cached("SELECT EXISTS (SELECT 1 FROM changes WHERE series = ? AND digest > ? AND digest <= ?)")?
+            .query_row(params![series, after, last.as_bytes()], |row| row.get(0))
+            .context("read the changes")
     }
 
     /// The binaries that the point of the copy under way will have, after this one, in order: the next few thousand,

@@ -6,10 +6,10 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
 
 use crate::model::digest::Digest;
-use crate::model::layout::Layout;
+use crate::model::layout::{Layout, MAX_LEVELS, MAX_WIDTH};
 
-/// The most digits that a layout gives to its levels: four levels of four.
-const MAX_DIGITS: usize = 16;
+/// The most digits that a layout gives to its levels.
+const MAX_DIGITS: usize = MAX_LEVELS * MAX_WIDTH;
 
 /// A directory of a store: the hexadecimal digits of all levels down to it. The root has none.
 ///

@@ -92,19 +92,26 @@ impl Digest {
 
 fn decode<const N: usize>(hex: &[u8]) -> Option<[u8; N]> {
     let mut bytes = [0; N];
+    // Looked at once, at the end: a walk does this for each name of a store.
+    let mut all = 0;
     for (byte, pair) in bytes.iter_mut().zip(hex.chunks_exact(2)) {
-        *byte = nibble(pair[0])? << 4 | nibble(pair[1])?;
+        let (high, low) = (NIBBLES[usize::from(pair[0])], NIBBLES[usize::from(pair[1])]);
+        all |= high | low;
+        *byte = high << 4 | low & 15;
     }
-    Some(bytes)
+    (all < 16).then_some(bytes)
 }
 
-const fn nibble(digit: u8) -> Option<u8> {
-    match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'a'..=b'f' => Some(digit - b'a' + 10),
-        _ => None,
+/// What each character is as a lower-case hexadecimal digit; more than 15 where it is none.
+const NIBBLES: [u8; 256] = {
+    let mut nibbles = [u8::MAX; 256];
+    let mut value: u8 = 0;
+    while value < 16 {
+        nibbles[b"0123456789abcdef"[value as usize] as usize] = value;
+        value += 1;
     }
-}
+    nibbles
+};
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -234,6 +241,21 @@ mod tests {
             "6aa9bf7df2242ef867558584c02160023a96f2fg",
         ] {
             assert_eq!(name.parse::<Digest>(), Err(InvalidDigest(name.to_owned())));
+        }
+    }
+
+    #[test]
+    fn no_other_byte_is_taken_for_a_digit_wherever_it_stands() {
+        let name = *b"6aa9bf7df2242ef867558584c02160023a96f2f9";
+        for at in 0..name.len() {
+            for byte in 0..=u8::MAX {
+                let mut changed = name;
+                changed[at] = byte;
+                let is_digit = matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+                let digest = Digest::from_name(&changed);
+                assert_eq!(digest.is_some(), is_digit, "{byte} at {at}");
+                assert!(digest.is_none_or(|digest| digest.to_string().as_bytes() == changed));
+            }
         }
     }
 

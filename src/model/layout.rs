@@ -5,6 +5,11 @@ use std::path::PathBuf;
 use crate::model::archive::is_record_name;
 use crate::model::digest::{Algorithm, Digest};
 
+/// The most levels that a layout has.
+pub const MAX_LEVELS: usize = 4;
+/// The most digits that the name of a level has.
+pub const MAX_WIDTH: usize = 4;
+
 /// How a binary store names and nests its files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
@@ -96,7 +101,7 @@ impl Layout {
 
     /// A layout of the site's own.
     pub fn custom(algorithm: Algorithm, levels: usize, width: usize, suffix: &str) -> Result<Self, InvalidLayout> {
-        if levels > 4 || !(1..=4).contains(&width) {
+        if levels > MAX_LEVELS || !(1..=MAX_WIDTH).contains(&width) {
             return Err(InvalidLayout::TooDeep { levels, width });
         }
         let plain = suffix.len() <= 16

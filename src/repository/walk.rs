@@ -18,7 +18,7 @@ use rustix::io::Errno;
 
 use super::binaries::BinaryStore;
 use crate::model::digest::Digest;
-use crate::model::layout::{Layout, RootEntry};
+use crate::model::layout::{Layout, MAX_WIDTH, RootEntry};
 
 /// How many names are sent at once.
 const BATCH: usize = 1024;
@@ -306,7 +306,8 @@ fn work(tasks: &Mutex<Receiver<Task>>, shared: &Shared) {
     loop {
         let task = tasks.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(task) = task else { return };
-        let mut below = Below { shared, to: &task.to, digits: Vec::new(), batch: Vec::new(), buffer: &mut buffer };
+        let mut below =
+            Below { shared, to: &task.to, digits: Vec::new(), batch: Vec::with_capacity(BATCH), buffer: &mut buffer };
         if below.directory(shared.root.as_fd(), &task.name).and_then(|()| below.send_batch()).is_err() {
             return;
         }
@@ -316,11 +317,30 @@ fn work(tasks: &Mutex<Receiver<Task>>, shared: &Shared) {
 /// Nobody takes what the walk finds any more.
 struct Abandoned;
 
-/// What is in a directory: further ones with their inodes and the binaries, each in the order of names.
+/// The name of a level, which has no memory of its own: there are as many as binaries.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct LevelName {
+    digits: [u8; MAX_WIDTH],
+    width: u8,
+}
+
+impl LevelName {
+    /// A name that the layout takes for that of a level.
+    fn new(name: &[u8]) -> Self {
+        let mut digits = [0; MAX_WIDTH];
+        digits[..name.len()].copy_from_slice(name);
+        Self { digits, width: u8::try_from(name.len()).expect("a layout's width is small") }
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        &self.digits[..usize::from(self.width)]
+    }
+}
+
+/// A directory that was read, and further ones in it with their inodes.
 struct Level {
     directory: OwnedFd,
-    below: Vec<(u64, Vec<u8>)>,
-    binaries: Vec<Digest>,
+    below: Vec<(u64, LevelName)>,
 }
 
 /// The walk below one first-level directory.
@@ -337,16 +357,18 @@ impl Below<'_> {
     /// Walks a directory of this name, and all below it.
     fn directory(&mut self, parent: BorrowedFd<'_>, name: &[u8]) -> Result<(), Abandoned> {
         self.digits.extend_from_slice(name);
-        let result = match self.read(parent, name) {
-            Ok(Level { directory, below, binaries }) => {
+        let mut binaries = Vec::new();
+        let result = match self.read(parent, name, &mut binaries) {
+            Ok(Level { directory, mut below }) => {
                 let layout = self.shared.store.layout();
                 let last = self.digits.len() / layout.width + 1 == layout.levels;
+                binaries.sort_unstable();
                 binaries.into_iter().try_for_each(|digest| self.push(digest)).and_then(|()| {
                     if last {
-                        self.leaves(directory.as_fd(), below)
-                    } else {
-                        below.iter().try_for_each(|(_, name)| self.directory(directory.as_fd(), name))
+                        return self.leaves(directory.as_fd(), below);
                     }
+                    below.sort_unstable_by_key(|(_, name)| *name);
+                    below.iter().try_for_each(|(_, name)| self.directory(directory.as_fd(), name.as_bytes()))
                 })
             }
             Err(error) => self.not_read(error),
@@ -357,44 +379,47 @@ impl Below<'_> {
 
     /// Reads the directories of the last level: in the order in which they lie on the disk, which saves it most of its
     /// ways, and tells of them in the order of their names.
-    fn leaves(&mut self, parent: BorrowedFd<'_>, mut below: Vec<(u64, Vec<u8>)>) -> Result<(), Abandoned> {
+    fn leaves(&mut self, parent: BorrowedFd<'_>, mut below: Vec<(u64, LevelName)>) -> Result<(), Abandoned> {
         below.sort_unstable();
-        let mut read = Vec::with_capacity(below.len());
+        let here = self.digits.len();
+        let mut binaries = Vec::with_capacity(below.len());
+        let mut not_read = Vec::new();
         for (_, name) in below {
-            self.digits.extend_from_slice(&name);
-            let binaries = self.read(parent, &name).map(|level| level.binaries);
-            self.digits.truncate(self.digits.len() - name.len());
-            read.push((name, binaries));
-        }
-        read.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
-        for (name, binaries) in read {
-            match binaries {
-                Ok(binaries) => binaries.into_iter().try_for_each(|digest| self.push(digest))?,
-                Err(error) => {
-                    self.digits.extend_from_slice(&name);
-                    let told = self.not_read(error);
-                    self.digits.truncate(self.digits.len() - name.len());
-                    told?;
-                }
+            self.digits.extend_from_slice(name.as_bytes());
+            if let Err(error) = self.read(parent, name.as_bytes(), &mut binaries) {
+                not_read.push((name, error));
             }
+            self.digits.truncate(here);
         }
-        Ok(())
+        binaries.sort_unstable();
+        not_read.sort_unstable_by_key(|(name, _)| *name);
+        let mut binaries = binaries.into_iter().peekable();
+        for (name, error) in not_read {
+            self.digits.extend_from_slice(name.as_bytes());
+            while let Some(digest) = binaries.next_if(|digest| digest.to_string().as_bytes() < &self.digits[..]) {
+                self.push(digest)?;
+            }
+            self.not_read(error)?;
+            self.digits.truncate(here);
+        }
+        binaries.try_for_each(|digest| self.push(digest))
     }
 
-    /// Reads the directory that the digits lead to; what is in it that is none of the store's is noted.
-    fn read(&mut self, parent: BorrowedFd<'_>, name: &[u8]) -> Result<Level, Errno> {
+    /// Reads the directory that the digits lead to, and adds its binaries; what is in it that is none of the store's is
+    /// noted. Of one that could not be read to its end nothing is told.
+    fn read(&mut self, parent: BorrowedFd<'_>, name: &[u8], binaries: &mut Vec<Digest>) -> Result<Level, Errno> {
         let (store, layout) = (&self.shared.store, self.shared.store.layout());
         let depth = self.digits.len() / layout.width;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let before = binaries.len();
         let mut below = Vec::new();
-        let mut binaries = Vec::new();
         let mut foreign = Vec::new();
         let read = rustix::fs::openat(parent, name, flags, Mode::empty()).and_then(|directory| {
             each_entry(directory.as_fd(), self.buffer, |name, kind, inode| match kind {
                 _ if depth < layout.levels && layout.is_level(name) => {
                     // Two digits of a name decide, and this may be the level that brings the second.
                     if self.digits.len() >= 2 || store.may_include_below(&[&self.digits[..], name].concat()) {
-                        below.push((inode, name.to_vec()));
+                        below.push((inode, LevelName::new(name)));
                     }
                 }
                 FileType::RegularFile if depth == layout.levels => match layout.digest_of(&self.digits, name) {
@@ -412,10 +437,13 @@ impl Below<'_> {
                 beside.add(self.relative().join(String::from_utf8_lossy(&name).as_ref()).display().to_string());
             }
         }
-        let directory = read?;
-        below.sort_unstable_by(|(_, one), (_, other)| one.cmp(other));
-        binaries.sort_unstable();
-        Ok(Level { directory, below, binaries })
+        match read {
+            Ok(directory) => Ok(Level { directory, below }),
+            Err(error) => {
+                binaries.truncate(before);
+                Err(error)
+            }
+        }
     }
 
     fn not_read(&mut self, error: Errno) -> Result<(), Abandoned> {
@@ -443,7 +471,8 @@ impl Below<'_> {
         if self.batch.is_empty() {
             return Ok(());
         }
-        self.to.send(Found::Binaries(std::mem::take(&mut self.batch))).map_err(|_| Abandoned)
+        let batch = std::mem::replace(&mut self.batch, Vec::with_capacity(BATCH));
+        self.to.send(Found::Binaries(batch)).map_err(|_| Abandoned)
     }
 
     fn unreadable(&mut self, error: Errno) -> Result<(), Abandoned> {

@@ -30,16 +30,23 @@ fn fill(root: &Path, layout: &Layout, count: usize) -> Vec<Digest> {
     digests
 }
 
-/// Everything that the walk finds: names in its order, and the digits of what cannot be read.
+/// Everything that the walk finds: names in its order, and the digits of what cannot be read, which come in their place.
 fn walk(root: &Path, layout: &Layout, threads: usize) -> (Vec<Digest>, Vec<String>, Beside) {
     let mut walk = Walk::begin(&BinaryStore::at(root, layout), threads).unwrap();
-    let (mut names, mut unreadable) = (Vec::new(), Vec::new());
+    let (mut names, mut unreadable, mut told) = (Vec::new(), Vec::new(), Vec::new());
     for found in &mut walk {
         match found {
-            Found::Binaries(batch) => names.extend(batch),
-            Found::Unreadable { digits, .. } => unreadable.push(digits),
+            Found::Binaries(batch) => {
+                told.extend(batch.iter().map(Digest::to_string));
+                names.extend(batch);
+            }
+            Found::Unreadable { digits, .. } => {
+                told.push(digits.clone());
+                unreadable.push(digits);
+            }
         }
     }
+    assert!(told.is_sorted(), "{told:?}");
     (names, unreadable, walk.beside())
 }
 
@@ -172,6 +179,32 @@ fn a_file_or_link_in_the_place_of_a_directory_of_binaries_is_unreadable_and_link
     let store = BinaryStore::at(root, &layout);
     let name: Digest = name.parse().unwrap();
     assert!(store.open_file(&name).is_err() && store.stamp(&name).is_err());
+}
+
+#[test]
+fn what_is_unreadable_at_the_last_level_comes_between_its_neighbours() {
+    let directory = TempDir::new().unwrap();
+    let (root, layout) = (directory.path(), Layout::git_lfs());
+    let name = |last: u8, digit: char| format!("ab{last:02x}{}", String::from(digit).repeat(60));
+    let mut digests: Vec<Digest> = Vec::new();
+    for last in 0..40 {
+        for digit in ['f', '0'] {
+            digests.push(name(last, digit).parse().unwrap());
+            write(root, &layout, digests.last().unwrap(), b"");
+        }
+    }
+    digests.sort();
+    // The first, the last, and some that follow each other, made in another order than that of their names.
+    let mut expected = Vec::new();
+    for last in [0x27, 0x00, 0x11, 0x10] {
+        fs::remove_dir_all(root.join(format!("ab/{last:02x}"))).unwrap();
+        fs::write(root.join(format!("ab/{last:02x}")), "").unwrap();
+        digests.retain(|digest| !digest.to_string().starts_with(&format!("ab{last:02x}")));
+        expected.push(format!("ab{last:02x}"));
+    }
+    expected.sort();
+    let (found, unreadable, _) = walk(root, &layout, 2);
+    assert_eq!((found, unreadable), (digests, expected));
 }
 
 #[test]
