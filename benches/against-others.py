@@ -79,6 +79,13 @@ class Measured:
             sys.exit(f"{command} ended with {process.returncode}:\n{self.output[-3000:]}")
 
 
+def cpu_seconds(pid):
+    """The CPU time of a process so far."""
+    with open(f"/proc/{pid}/stat") as file:
+        fields = file.read().rsplit(") ", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 class Server:
     """The in-memory S3 as a process of its own."""
 
@@ -93,8 +100,7 @@ class Server:
         self.endpoint = f"http://127.0.0.1:{self.port}"
 
     def cpu(self):
-        fields = open(f"/proc/{self.process.pid}/stat").read().rsplit(") ", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return cpu_seconds(self.process.pid)
 
     def stop(self):
         """Ends it and gives its counters."""
