@@ -69,7 +69,7 @@ fn a_store_that_is_missing_or_a_file_is_refused_with_a_hint() {
 
 #[test]
 fn a_store_that_may_not_be_read_is_refused_with_a_hint() {
-    as_nobody(async {
+    as_nobody(|| async {
         let directory = TempDir::new().unwrap();
         let root = directory.path().join("store");
         fs::create_dir(&root).unwrap();
@@ -236,7 +236,7 @@ fn a_directory_that_is_replaced_during_the_walk_is_unreadable_and_one_that_vanis
 
 #[test]
 fn a_directory_that_may_not_be_read_is_named_with_its_digits() {
-    as_nobody(async {
+    as_nobody(|| async {
         let directory = TempDir::new().unwrap();
         let (root, layout) = (directory.path(), Layout::modeshape());
         let digests = fill(root, &layout, 60);

@@ -385,7 +385,7 @@ async fn a_copy_whose_file_is_damaged_does_not_touch_the_good_object() {
 
 #[tokio::test]
 async fn a_file_that_may_not_be_read_is_named_and_what_cannot_be_seen_is_not_gone() {
-    as_nobody(async {
+    as_nobody(|| async {
         let lab = Lab::new();
         let all = lab.add_many(60, "a");
         let first = succeeded(&lab.copy().await);

@@ -625,14 +625,14 @@ pub(crate) fn sha1(content: &[u8]) -> Digest {
 }
 
 /// Runs a test on a thread of its own, as a user who has no more rights than the permissions of files give.
-pub(crate) fn as_nobody(test: impl Future<Output = ()> + Send + 'static) {
+pub(crate) fn as_nobody<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
     let thread = std::thread::spawn(move || {
         if rustix::process::geteuid().is_root() {
             // Only this thread, and those that it starts.
             let nobody = rustix::process::Uid::from_raw(65534);
             rustix::thread::set_thread_res_uid(nobody, nobody, nobody).unwrap();
         }
-        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test);
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test());
     });
     if let Err(panic) = thread.join() {
         std::panic::resume_unwind(panic);

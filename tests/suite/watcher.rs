@@ -33,6 +33,7 @@ use holdfast::store::{ErrorKind, ObjectStore, StoreError};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
+use super::lab::as_nobody;
 use super::own_mounts::{in_own_mounts, mount_memory};
 use super::service_loop::Running;
 
@@ -763,6 +764,43 @@ async fn what_a_scan_left_out_is_looked_for_again_by_itself_and_not_all_the_time
     service.until("it is there", async || service.watch().await.is_some_and(|watch| watch.left_out.is_none())).await;
     ground.all_arrive(&wanted).await;
     service.end().await;
+}
+
+#[test]
+fn a_directory_that_may_be_read_later_is_watched_and_looked_into_then() {
+    use std::os::unix::fs::PermissionsExt as _;
+    as_nobody(|| async {
+        let ground = Ground::new();
+        let service = ground.start();
+        service.watching().await;
+        // It comes with what is in it, and nobody may look.
+        let digest = Digest::of(Algorithm::Sha1, b"behind a closed door");
+        let name = digest.to_string();
+        let beside = ground.path("elsewhere").join(&name[..2]);
+        fs::create_dir_all(beside.join(&name[2..4]).join(&name[4..6])).unwrap();
+        fs::write(beside.join(&name[2..4]).join(&name[4..6]).join(&name), b"behind a closed door").unwrap();
+        fs::set_permissions(&beside, fs::Permissions::from_mode(0o200)).unwrap();
+        let door = ground.path("binaries").join(&name[..2]);
+        fs::rename(&beside, &door).unwrap();
+        // What comes after it was looked at after it.
+        let open = (0..10_000)
+            .map(|number| content(number, "open"))
+            .find(|content| !Digest::of(Algorithm::Sha1, content).to_string().starts_with(&name[..2]));
+        let open = add(&ground.root, &ground.store(), &open.unwrap());
+        ground.all_arrive(&BTreeSet::from([open])).await;
+        assert!(!ground.arrived().await.contains(&digest));
+
+        fs::set_permissions(&door, fs::Permissions::from_mode(0o700)).unwrap();
+        ground.all_arrive(&BTreeSet::from([open, digest])).await;
+        assert!(service.runs().await.iter().all(|run| run.trigger == Trigger::Change));
+        // And what comes there from now on is seen as anywhere.
+        let later = (0..10_000)
+            .map(|number| content(number, "later"))
+            .find(|content| Digest::of(Algorithm::Sha1, content).to_string().starts_with(&name[..2]));
+        let later = add(&ground.root, &ground.store(), &later.unwrap());
+        ground.all_arrive(&BTreeSet::from([open, digest, later])).await;
+        service.end().await;
+    });
 }
 
 #[tokio::test(flavor = "multi_thread")]

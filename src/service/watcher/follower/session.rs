@@ -29,6 +29,8 @@ const FINDINGS: usize = 64;
 const BATCH: usize = 2_000;
 /// How many binaries, and how many directories, may be seen and not dealt with before they count as missed.
 const FRESH: usize = 65_536;
+/// Of how many directories that could not be watched it is tried again; others are found by scans alone.
+const UNWATCHED: usize = 256;
 /// How long the watches get to go away.
 const TO_CLOSE: Duration = Duration::from_secs(30);
 
@@ -82,6 +84,10 @@ pub(super) struct Session<'a> {
     branches: BTreeSet<Branch>,
     /// Whether a directory came of which that is all that is known.
     unplaced: bool,
+    /// Directories that could not be watched or read, some of them, and when that is tried again: nothing tells when
+    /// rights were granted.
+    unwatched: BTreeSet<Branch>,
+    retry_at: Instant,
     /// Whether a directory was said not to be watched.
     complained: bool,
 }
@@ -116,6 +122,8 @@ impl<'a> Session<'a> {
             failing: false,
             branches: BTreeSet::new(),
             unplaced: false,
+            unwatched: BTreeSet::new(),
+            retry_at: Instant::now(),
             complained: false,
         };
         let lost = session.follow().await;
@@ -179,6 +187,9 @@ impl<'a> Session<'a> {
                         return Lost::Missed("its file system was unmounted".to_owned());
                     }
                     self.follower.scan_what_is_due().await;
+                    if Instant::now() >= self.retry_at {
+                        self.branches.append(&mut self.unwatched);
+                    }
                 }
                 due = due(&mut self.follower.jobs) => self.follower.look_after(due).await,
             }
@@ -224,12 +235,21 @@ impl<'a> Session<'a> {
             }
             Finding::Binaries(digests) => digests.into_iter().for_each(|digest| self.take(digest)),
             Finding::Unwatched { branch, cause } => {
+                if self.unwatched.is_empty() {
+                    self.retry_at = Instant::now() + self.follower.pace.again.1;
+                }
+                if self.unwatched.len() < UNWATCHED {
+                    self.unwatched.insert(branch);
+                }
                 if !self.complained {
                     let path =
                         self.follower.store.binaries.root().join(branch.path(self.follower.store.binaries.layout()));
                     say(
                         Level::Warning,
-                        format_args!("watch `{}`: {cause}; what comes there is found by schedule", path.display()),
+                        format_args!(
+                            "watch `{}`: {cause}; what comes there is found once that can be done, and by schedule",
+                            path.display()
+                        ),
                     );
                     self.complained = true;
                 }
